@@ -1,0 +1,143 @@
+"""From `ModelArguments` to a model and a tokenizer, wherever the weights come from."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from zoft.cli.arguments import ModelArguments
+from zoft.errors import ConfigError, ZoftWarning
+from zoft.tasks.assets import is_packaged, resolve_model
+from zoft.tasks.gguf import load_gguf
+
+__all__ = ["load_model_and_tokenizer"]
+
+TaskKind = Literal["causal", "masked"]
+
+
+def load_model_and_tokenizer(
+    arguments: ModelArguments, task_kind: TaskKind = "causal", *, seed: int = 0
+) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """Load the model (with a LoRA adapter if ``use_peft``) and its tokenizer.
+
+    Args:
+        arguments: Where from, and in which precision.
+        task_kind: ``masked`` for templates with ``[MASK]``, else ``causal``.
+        seed: Decides every freshly initialised weight, so that a run can be replayed; the global random
+            state is left as it was.
+
+    Raises:
+        AssetError: A packaged model is unknown, missing or altered.
+        ConfigError: The arguments name no model that can be loaded; the message says what to name instead.
+    """
+    name, gguf_file = _source(arguments)
+    dtype = _dtype(arguments.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            if gguf_file is not None:
+                if task_kind == "masked":
+                    raise ConfigError("GGUF files hold causal models, but the template contains [MASK]")
+                model, tokenizer = load_gguf(
+                    name,
+                    gguf_file,
+                    dtype=torch.float32 if dtype == "auto" else dtype,
+                    attn_implementation=arguments.attn_implementation,
+                )
+            else:
+                model, tokenizer = _from_pretrained(name, arguments, task_kind, dtype)
+        except OSError as error:
+            raise ConfigError(
+                f"model_name_or_path {name!r} could not be loaded: {error}\n"
+                "Without network, name a local folder, a .gguf file, or packaged:smollm2-135m-instruct"
+            ) from error
+        return (_with_lora(model, arguments, task_kind) if arguments.use_peft else model), tokenizer
+
+
+def _source(arguments: ModelArguments) -> tuple[str, str | None]:
+    """Return what to load from, and the GGUF file in it, if it is one."""
+    name = arguments.model_name_or_path
+    if name is None:
+        raise ConfigError(
+            "model_name_or_path is missing; try --model_name_or_path packaged:smollm2-135m-instruct"
+        )
+    if is_packaged(name):
+        if arguments.gguf_file is not None:
+            raise ConfigError(f"gguf_file does not go with {name}, which brings its own file")
+        return str(resolve_model(name)), None
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"model_name_or_path: there is no file {name!r}")
+        return str(path.parent), path.name
+    if name.startswith(("/", "./", "../", "~")) and not path.is_dir():
+        raise ConfigError(f"model_name_or_path: there is no folder {name!r}")
+    return (str(path) if path.is_dir() else name), arguments.gguf_file
+
+
+def _dtype(name: str) -> torch.dtype | Literal["auto"]:
+    if name == "auto":
+        return "auto" if torch.cuda.is_available() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _from_pretrained(
+    name: str, arguments: ModelArguments, task_kind: TaskKind, dtype: torch.dtype | Literal["auto"]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    loader = AutoModelForMaskedLM if task_kind == "masked" else AutoModelForCausalLM
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=arguments.trust_remote_code
+        )
+        loaded: Any = loader.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation=arguments.attn_implementation,
+            trust_remote_code=arguments.trust_remote_code,
+            output_loading_info=True,
+        )
+    except (
+        ValueError
+    ) as error:  # an architecture without this head, an unknown attention, remote code not trusted
+        raise ConfigError(f"{name!r} could not be loaded as a {task_kind} language model: {error}") from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        warnings.warn(
+            f"{name} does not hold {len(missing)} of the model's weights ({', '.join(missing[:3])}, ...); "
+            "they start out random. Prompting relies on a pre-trained language-model head: "
+            "use a checkpoint that has one",
+            ZoftWarning,
+            stacklevel=3,
+        )
+    return model, tokenizer
+
+
+def _with_lora(model: PreTrainedModel, arguments: ModelArguments, task_kind: TaskKind) -> torch.nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ConfigError(
+            "use_peft needs the package 'peft', which is not installed; run: pip install peft"
+        ) from None
+    targets: Any = arguments.lora_target_modules
+    config = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        task_type="CAUSAL_LM" if task_kind == "causal" else None,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:  # no module of that name, or no default for the architecture
+        raise ConfigError(f"lora_target_modules={targets}: {error}") from error

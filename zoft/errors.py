@@ -1,0 +1,56 @@
+"""Every exception and warning that zoft raises on purpose.
+
+    Exception
+    └── ZoftError
+        ├── ConfigError (ValueError)       a setting is unknown, out of range, or contradicts another
+        ├── DataError (ValueError)         the user's data cannot be used as the recipe says
+        ├── AssetError                     a packaged model or data set is missing or altered
+        ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
+        ├── NonFiniteLossError             a loss came back as NaN or infinity
+        └── ReplayError                    the log does not belong to this model, or is damaged
+    UserWarning
+    └── ZoftWarning                        it works, but not as you may think
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZoftError(Exception):
+    """Base of all errors that zoft raises on purpose."""
+
+
+class ConfigError(ZoftError, ValueError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class DataError(ZoftError, ValueError):
+    """The user's data cannot be used as the recipe says."""
+
+
+class AssetError(ZoftError):
+    """A packaged model or data set is missing or altered."""
+
+
+class PlacementError(ZoftError):
+    """The perturbed weights cannot be evaluated exactly in the requested way."""
+
+
+class NonFiniteLossError(ZoftError, ArithmeticError):
+    """A loss came back as NaN or infinity."""
+
+
+class ReplayError(ZoftError):
+    """The replay log does not belong to this model, or is damaged."""
+
+
+class ZoftWarning(UserWarning):
+    """It works, but not as you may think."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or ``""``."""
+    close = difflib.get_close_matches(got, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

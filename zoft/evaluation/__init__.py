@@ -1,0 +1,1 @@
+"""Held-out scores before and after fine-tuning."""

@@ -1,0 +1,139 @@
+"""Counter-based noise: one specification (``docs/noise.md``), several bit-identical backends.
+
+All weight arithmetic of zoft is one operation,
+
+    out = round(decay * base + sum_k coefficient_k * z(step_k, query_k)),
+
+which evaluates ``theta + eps z``, moves weights in place, and applies an update over many queries, each in
+one pass over memory. :func:`combine` does it for whole parameters or ranges of them, and
+:func:`combine_rows` for chosen rows of a matrix (embeddings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+
+from zoft.errors import ConfigError
+from zoft.noise import cpu, reference
+from zoft.noise.spec import (
+    DISTRIBUTIONS,
+    NOISE_SPEC_VERSION,
+    Distribution,
+    Rounding,
+    Span,
+    Term,
+    run_key,
+)
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "NOISE_SPEC_VERSION",
+    "Distribution",
+    "Rounding",
+    "Span",
+    "Term",
+    "combine",
+    "combine_rows",
+    "run_key",
+    "sample",
+]
+
+
+def _backend(tensor: torch.Tensor) -> ModuleType:
+    """Pick the implementation for a tensor; a new device's kernels are added here."""
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        raise ConfigError(
+            f"noise works on float32, bfloat16, float16 and float64 tensors, got {tensor.dtype}. "
+            "Exclude this parameter from training."
+        )
+    return cpu if cpu.supports(tensor) else reference
+
+
+def combine(
+    spans: Sequence[Span],
+    terms: Sequence[Term],
+    *,
+    key: int,
+    distribution: Distribution,
+    decay: float = 1.0,
+    rounding: Rounding = "nearest",
+    rounding_step: int = 0,
+) -> None:
+    """Write ``round(decay * base + sum_k coefficient_k * z_k)`` to every span's ``out``.
+
+    The arithmetic is float32 (float64 for float64 weights): coefficients and ``decay`` are rounded to it
+    first, products are summed in the order of ``terms`` from zero, and the sum is added to
+    ``decay * base`` last.
+
+    Args:
+        spans: Contiguous runs of parameters, of any mix of dtypes and devices.
+        terms: Scaled directions; may be empty.
+        key: 64-bit key from :func:`run_key`.
+        distribution: ``"gaussian"`` or ``"rademacher"``.
+        decay: Factor on the old weights.
+        rounding: ``"nearest"`` (ties to even), or ``"stochastic"``: 16-bit results are rounded up with
+            probability equal to the remainder, by bits addressed with ``rounding_step``.
+        rounding_step: Step number for the rounding bits.
+
+    Raises:
+        ConfigError: If a dtype is not a 16-, 32- or 64-bit float, or an address is out of range.
+    """
+    batches: dict[tuple[ModuleType, torch.device, torch.dtype], list[Span]] = {}
+    for span in spans:
+        if span.out.numel():
+            batches.setdefault((_backend(span.out), span.out.device, span.out.dtype), []).append(span)
+    for (backend, _, _), batch in batches.items():
+        backend.combine(
+            batch,
+            terms,
+            key=key,
+            distribution=distribution,
+            decay=decay,
+            rounding=rounding,
+            rounding_step=rounding_step,
+        )
+
+
+def combine_rows(
+    out: torch.Tensor,
+    base: torch.Tensor,
+    rows: torch.Tensor,
+    parameter: int,
+    terms: Sequence[Term],
+    *,
+    key: int,
+    distribution: Distribution,
+) -> None:
+    """Write ``base[rows] + sum_k coefficient_k * z_k[rows]`` to ``out``.
+
+    Args:
+        out: ``[n, width]``, contiguous, of the dtype of ``base``.
+        base: ``[rows, width]``, the whole parameter, contiguous.
+        rows: ``[n]``, integer row numbers in range; repeats are allowed.
+        parameter: The parameter's number.
+        terms: Scaled directions.
+        key: 64-bit key from :func:`run_key`.
+        distribution: ``"gaussian"`` or ``"rademacher"``.
+    """
+    if out.numel():
+        _backend(base).combine_rows(out, base, rows, parameter, terms, key=key, distribution=distribution)
+
+
+def sample(
+    count: int,
+    *,
+    parameter: int,
+    step: int,
+    query: int,
+    key: int,
+    distribution: Distribution,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Return ``z[start : start + count]`` of one parameter as float32, for inspection and tests."""
+    out = torch.zeros(count, dtype=torch.float32, device=device)
+    combine([Span(out, out, parameter, start)], [Term(step, query, 1.0)], key=key, distribution=distribution)
+    return out

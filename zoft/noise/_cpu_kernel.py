@@ -1,0 +1,311 @@
+"""The native code behind :mod:`zoft.noise.cpu`: Numba functions, and nothing that Python calls often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.ir as ir
+import numpy as np
+from numba import carray, float32, float64, int32, int64, njit, types, uint32, uint64
+from numba.extending import intrinsic
+
+from zoft.noise import spec
+
+# --- Bits that Numba has no word for -------------------------------------------------------------------
+
+
+def _bitcast(source: Any, target: Any, llvm_target: ir.Type) -> Any:
+    @intrinsic
+    def cast(_context: Any, value: Any) -> Any:
+        def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], llvm_target)
+
+        return target(source), generate
+
+    return cast
+
+
+def _address(pointee: Any, llvm_pointee: ir.Type) -> Any:
+    @intrinsic
+    def as_pointer(_context: Any, value: Any) -> Any:
+        def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], llvm_pointee.as_pointer())
+
+        return types.CPointer(pointee)(types.uint64), generate
+
+    return as_pointer
+
+
+_as_float = _bitcast(types.uint32, types.float32, ir.FloatType())
+_as_bits = _bitcast(types.float32, types.uint32, ir.IntType(32))
+_pointer_f32 = _address(types.float32, ir.FloatType())
+_pointer_f64 = _address(types.float64, ir.DoubleType())
+_pointer_u16 = _address(types.uint16, ir.IntType(16))
+
+
+@intrinsic
+def _multiply_high(_context: Any, a: Any, b: Any) -> Any:
+    def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(64)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 32)), ir.IntType(32))
+
+    return types.uint32(types.uint32, types.uint32), generate
+
+
+@intrinsic
+def _half_to_float(_context: Any, bits: Any) -> Any:
+    def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _float_to_half(_context: Any, value: Any) -> Any:
+    def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+# --- Constants, as typed globals that Numba freezes ----------------------------------------------------
+
+
+def _f32(bits: int) -> np.float32:
+    return np.uint32(bits).view(np.float32)
+
+
+_L = spec.LANES
+_M0, _M1 = np.uint32(spec.PHILOX_M0), np.uint32(spec.PHILOX_M1)
+_W0, _W1 = np.uint32(spec.PHILOX_W0), np.uint32(spec.PHILOX_W1)
+_ROUNDS = spec.PHILOX_ROUNDS
+_SPLIT = np.uint32(spec.LOG_SPLIT_BITS)
+_G0, _G1, _G2, _G3, _G4, _G5, _G6, _G7 = (_f32(bits) for bits in spec.LOG_POLY_BITS)
+_S0, _S1, _S2, _S3 = (_f32(bits) for bits in spec.SIN_POLY_BITS)
+_C0, _C1, _C2, _C3 = (_f32(bits) for bits in spec.COS_POLY_BITS)
+_MINUS_TWO_LN2, _ANGLE_STEP = _f32(spec.MINUS_TWO_LN2_BITS), _f32(spec.ANGLE_STEP_BITS)
+_ONE, _MINUS_TWO, _HALF_GRID = np.float32(1.0), np.float32(-2.0), np.float32(2047.5)
+_SIGN = np.uint32(0x80000000)
+_TILE_G, _TILE_R = spec.GAUSSIAN_TILE, spec.RADEMACHER_TILE
+_CHUNK = spec.RADEMACHER_TILE  # a multiple of both tiles
+_RUN_R = spec.LANES * 32
+_DIRECTION, _ROUND = spec.PURPOSE_DIRECTION, spec.PURPOSE_ROUNDING
+_F32, _BF16, _F16, _F64 = 0, 1, 2, 3  # dtype codes of zoft.noise.cpu
+_UP24, _DOWN24 = np.float32(2.0**24), np.float32(2.0**-24)
+_TINY16, _TWO16 = np.float32(2.0**-14), np.float32(65536.0)
+
+# --- Noise into an L1 buffer ---------------------------------------------------------------------------
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _philox_tile(words, tile, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+    """Fill ``words[4, LANES]`` with the output of the tile's LANES consecutive counters."""
+    block = uint64(tile) * uint64(_L)
+    first, top = uint32(block), uint32(c1 | uint32(uint32(block >> uint64(32)) << uint32(24)))
+    w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
+    for lane in range(_L):
+        a, b, c, d = uint32(first + uint32(lane)), top, c2, c3
+        q0, q1 = k0, k1
+        for _ in range(_ROUNDS):
+            high0, low0 = _multiply_high(_M0, a), uint32(_M0 * a)
+            high1, low1 = _multiply_high(_M1, c), uint32(_M1 * c)
+            a, b, c, d = uint32(high1 ^ b ^ q0), low1, uint32(high0 ^ d ^ q1), low0
+            q0, q1 = uint32(q0 + _W0), uint32(q1 + _W1)
+        w0[lane], w1[lane], w2[lane], w3[lane] = a, b, c, d
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _gaussian_pair(word):  # type: ignore[no-untyped-def]
+    odd = float32(int32(uint32(uint32(word >> uint32(14)) * uint32(2) + uint32(1))))
+    shifted = uint32(_as_bits(odd) - _SPLIT)
+    exponent = float32(int32(int32(int32(shifted) >> int32(23)) - int32(19)))
+    m = float32(_as_float(uint32(uint32(shifted & uint32(0x7FFFFF)) + _SPLIT)) - _ONE)
+    p = _G7
+    p = p * m + _G6
+    p = p * m + _G5
+    p = p * m + _G4
+    p = p * m + _G3
+    p = p * m + _G2
+    p = p * m + _G1
+    p = p * m + _G0
+    radius = float32(np.sqrt(float32(exponent * _MINUS_TWO_LN2) + float32(float32(p * m) * _MINUS_TWO)))
+
+    angle = float32(float32(float32(int32(uint32(word >> uint32(2)) & uint32(0xFFF))) - _HALF_GRID) * _ANGLE_STEP)
+    y = float32(angle * angle)
+    s = _S3
+    s = s * y + _S2
+    s = s * y + _S1
+    s = s * y + _S0
+    s = s * angle
+    c = _C3
+    c = c * y + _C2
+    c = c * y + _C1
+    c = c * y + _C0
+    low = _as_float(uint32(_as_bits(float32(radius * float32(c - s))) ^ uint32(word << uint32(31))))
+    high = _as_float(
+        uint32(_as_bits(float32(radius * float32(c + s))) ^ uint32(uint32(word << uint32(30)) & _SIGN))
+    )
+    return low, high
+
+
+@njit  # type: ignore[untyped-decorator]
+def _add_gaussian(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+    """``total[first:stop] += scale * z`` for one chunk; whole tiles are computed, so the edges may spill."""
+    for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
+        _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
+        for q in range(4):
+            x = words[q]
+            at = t * _TILE_G + q * 2 * _L
+            low, high = total[at : at + _L], total[at + _L : at + 2 * _L]
+            for lane in range(_L):
+                z0, z1 = _gaussian_pair(x[lane])
+                low[lane] += float32(scale * z0)
+                high[lane] += float32(scale * z1)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _add_rademacher(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+    """``total[first:stop] += scale * z`` for one chunk; whole runs of lanes are computed."""
+    _philox_tile(words, chunk, k0, k1, c1, c2, c3)
+    bits = _as_bits(scale)
+    for run in range(first // _L, (stop + _L - 1) // _L):
+        x, shift = words[run // 32], uint32(31 - run % 32)
+        part = total[run * _L : run * _L + _L]
+        for lane in range(_L):
+            part[lane] += _as_float(uint32(bits ^ uint32(uint32(x[lane] << shift) & _SIGN)))
+
+
+@njit  # type: ignore[untyped-decorator]
+def _fill_rounding(draws, words, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+    for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
+        _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
+        for q in range(4):
+            x = words[q]
+            at = t * _TILE_G + q * 2 * _L
+            low, high = draws[at : at + _L], draws[at + _L : at + 2 * _L]
+            for lane in range(_L):
+                low[lane] = x[lane] & uint32(0xFFFF)
+                high[lane] = x[lane] >> uint32(16)
+
+
+# --- Rounding to 16 bits -------------------------------------------------------------------------------
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _bf16_nearest(value):  # type: ignore[no-untyped-def]
+    bits = _as_bits(value)
+    rounded = uint32(bits + uint32(0x7FFF) + uint32(uint32(bits >> uint32(16)) & uint32(1)))
+    quiet = uint32(bits | uint32(0x400000))  # a NaN must not carry into the exponent
+    return uint32(quiet if value != value else rounded) >> uint32(16)
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _f16_stochastic(value, draw):  # type: ignore[no-untyped-def]
+    carried = uint32(_as_bits(value) + (draw >> uint32(3))) & uint32(0xFFFFE000)
+    normal = uint32(_float_to_half(_as_float(uint32(carried))))
+    # Below the normal range the spacing of float16 is the constant 2^-24.
+    scaled = float32(abs(value) * _UP24)
+    units = float32(np.floor(scaled))
+    up = float32(float32(int32(draw)) < float32(float32(scaled - units) * _TWO16))
+    tiny = _float_to_half(float32(float32(units + up) * _DOWN24))
+    tiny_signed = uint32(tiny) | (uint32(_as_bits(value) & _SIGN) >> uint32(16))
+    return tiny_signed if abs(value) < _TINY16 else normal
+
+
+# --- One work item's chunk -----------------------------------------------------------------------------
+
+
+@njit  # type: ignore[untyped-decorator]
+def _write(code, out, base, at, n, total, draws, decay, stochastic):  # type: ignore[no-untyped-def]
+    """``out[at:at+n] = round(base[at:at+n] * decay + total[:n])``, for float32 and 16-bit weights."""
+    if code == _F32:
+        w = carray(_pointer_f32(base), at + n)[at:]
+        o = carray(_pointer_f32(out), at + n)[at:]
+        for i in range(n):
+            o[i] = float32(w[i] * decay) + total[i]
+        return
+    w16 = carray(_pointer_u16(base), at + n)[at:]
+    o16 = carray(_pointer_u16(out), at + n)[at:]
+    if code == _BF16:
+        if stochastic:
+            for i in range(n):
+                value = float32(_as_float(uint32(uint32(w16[i]) << uint32(16))) * decay) + total[i]
+                o16[i] = uint32(_as_bits(value) + draws[i]) >> uint32(16)
+        else:
+            for i in range(n):
+                value = float32(_as_float(uint32(uint32(w16[i]) << uint32(16))) * decay) + total[i]
+                o16[i] = _bf16_nearest(value)
+    elif stochastic:
+        for i in range(n):
+            o16[i] = _f16_stochastic(float32(_half_to_float(w16[i]) * decay) + total[i], draws[i])
+    else:
+        for i in range(n):
+            o16[i] = _float_to_half(float32(_half_to_float(w16[i]) * decay) + total[i])
+
+
+@njit  # type: ignore[untyped-decorator]
+def _write_f64(out, base, at, n, total, decay):  # type: ignore[no-untyped-def]
+    w = carray(_pointer_f64(base), at + n)[at:]
+    o = carray(_pointer_f64(out), at + n)[at:]
+    for i in range(n):
+        o[i] = w[i] * decay + total[i]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def combine_items(  # type: ignore[no-untyped-def]
+    outs, bases, counts, starts, parameters, low, high,
+    code, distribution, k0, k1, steps, queries, coefficients, decay, stochastic, rounding_step,
+):  # fmt: skip
+    """Process the part ``[low, high)`` of the concatenated work items.
+
+    Cuts inside an item are moved down to a multiple of the chunk, by the same rule for both ends, so that
+    neighbouring parts meet exactly.
+    """
+    words = np.empty((4, _L), np.uint32)
+    total = np.zeros(_CHUNK, np.float32)
+    total64 = np.zeros(_CHUNK if code == _F64 else 1, np.float64)
+    draws = np.empty(_CHUNK if stochastic else 1, np.uint32)
+    decay32 = float32(decay)
+    passed = int64(0)
+    for item in range(len(counts)):
+        count, start = counts[item], starts[item]
+        begin = max(low - passed, int64(0))
+        end = min(high - passed, count)
+        passed += count
+        if begin > 0:
+            begin = min(((start + begin) // _CHUNK * _CHUNK) - start, count)
+        if end < count:
+            end = ((start + end) // _CHUNK * _CHUNK) - start
+        begin = max(begin, int64(0))
+        at = begin
+        parameter = parameters[item]
+        while at < end:
+            chunk = (start + at) // _CHUNK
+            first = (start + at) - chunk * _CHUNK
+            n = min(_CHUNK - first, end - at)
+            if code == _F64:
+                total64[first : first + n] = 0.0
+            total[: _CHUNK] = float32(0.0)
+            for k in range(len(steps)):
+                scale = float32(1.0) if code == _F64 else float32(coefficients[k])
+                c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
+                if distribution == 0:
+                    _add_gaussian(total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3)
+                else:
+                    _add_rademacher(total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3)
+                if code == _F64:
+                    for i in range(first, first + n):
+                        total64[i] += float64(total[i]) * coefficients[k]
+                    total[: _CHUNK] = float32(0.0)
+            if code == _F64:
+                _write_f64(outs[item], bases[item], at, n, total64[first:], decay)
+            else:
+                if stochastic:
+                    c3 = uint32(_ROUND << 24)
+                    _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
+                _write(
+                    code, outs[item], bases[item], at, n, total[first:], draws[min(first, len(draws)) :],
+                    decay32, stochastic,
+                )  # fmt: skip
+            at += n

@@ -1,0 +1,1 @@
+"""What people fine-tune for: prompts, data, and where real models and data come from."""

