@@ -1,4 +1,4 @@
-"""Tiny random models of four architectures, and byte-level tokenizers trained on the spot: no network, no files."""
+"""Tiny random models of four architectures, and byte-level tokenizers trained on the spot."""
 
 from __future__ import annotations
 

@@ -216,38 +216,54 @@ def _f16_stochastic(value, draw):  # type: ignore[no-untyped-def]
 # --- One work item's chunk -----------------------------------------------------------------------------
 
 
+# Base and output may be the same memory, which would stop LLVM from vectorising a loop over both; so the base
+# is folded into the L1 buffer first, and the buffer is stored after.
+
+
 @njit  # type: ignore[untyped-decorator]
-def _write(code, out, base, at, n, total, draws, decay, stochastic):  # type: ignore[no-untyped-def]
-    """``out[at:at+n] = round(base[at:at+n] * decay + total[:n])``, for float32 and 16-bit weights."""
+def _fold_base(code, base, n, total, decay):  # type: ignore[no-untyped-def]
+    """``total[:n] = base[:n] * decay + total[:n]`` for float32 and 16-bit weights."""
     if code == _F32:
-        w = carray(_pointer_f32(base), at + n)[at:]
-        o = carray(_pointer_f32(out), at + n)[at:]
+        w = carray(_pointer_f32(base), n)
         for i in range(n):
-            o[i] = float32(w[i] * decay) + total[i]
+            total[i] += float32(w[i] * decay)
         return
-    w16 = carray(_pointer_u16(base), at + n)[at:]
-    o16 = carray(_pointer_u16(out), at + n)[at:]
+    w16 = carray(_pointer_u16(base), n)
+    if code == _BF16:
+        for i in range(n):
+            total[i] += float32(_as_float(uint32(uint32(w16[i]) << uint32(16))) * decay)
+    else:
+        for i in range(n):
+            total[i] += float32(_half_to_float(w16[i]) * decay)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _store(code, out, n, total, draws, stochastic):  # type: ignore[no-untyped-def]
+    """``out[:n] = round(total[:n])`` for float32 and 16-bit weights."""
+    if code == _F32:
+        o = carray(_pointer_f32(out), n)
+        for i in range(n):
+            o[i] = total[i]
+        return
+    o16 = carray(_pointer_u16(out), n)
     if code == _BF16:
         if stochastic:
             for i in range(n):
-                value = float32(_as_float(uint32(uint32(w16[i]) << uint32(16))) * decay) + total[i]
-                o16[i] = uint32(_as_bits(value) + draws[i]) >> uint32(16)
+                o16[i] = uint32(_as_bits(total[i]) + draws[i]) >> uint32(16)
         else:
             for i in range(n):
-                value = float32(_as_float(uint32(uint32(w16[i]) << uint32(16))) * decay) + total[i]
-                o16[i] = _bf16_nearest(value)
+                o16[i] = _bf16_nearest(total[i])
     elif stochastic:
         for i in range(n):
-            o16[i] = _f16_stochastic(float32(_half_to_float(w16[i]) * decay) + total[i], draws[i])
+            o16[i] = _f16_stochastic(total[i], draws[i])
     else:
         for i in range(n):
-            o16[i] = _float_to_half(float32(_half_to_float(w16[i]) * decay) + total[i])
+            o16[i] = _float_to_half(total[i])
 
 
 @njit  # type: ignore[untyped-decorator]
-def _write_f64(out, base, at, n, total, decay):  # type: ignore[no-untyped-def]
-    w = carray(_pointer_f64(base), at + n)[at:]
-    o = carray(_pointer_f64(out), at + n)[at:]
+def _write_f64(out, base, n, total, decay):  # type: ignore[no-untyped-def]
+    w, o = carray(_pointer_f64(base), n), carray(_pointer_f64(out), n)
     for i in range(n):
         o[i] = w[i] * decay + total[i]
 
@@ -286,7 +302,8 @@ def combine_items(  # type: ignore[no-untyped-def]
             n = min(_CHUNK - first, end - at)
             if code == _F64:
                 total64[first : first + n] = 0.0
-            total[: _CHUNK] = float32(0.0)
+            used = slice(first // _TILE_G * _TILE_G, (first + n + _TILE_G - 1) // _TILE_G * _TILE_G)
+            total[used] = float32(0.0)
             for k in range(len(steps)):
                 scale = float32(1.0) if code == _F64 else float32(coefficients[k])
                 c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
@@ -297,15 +314,15 @@ def combine_items(  # type: ignore[no-untyped-def]
                 if code == _F64:
                     for i in range(first, first + n):
                         total64[i] += float64(total[i]) * coefficients[k]
-                    total[: _CHUNK] = float32(0.0)
+                    total[used] = float32(0.0)
             if code == _F64:
-                _write_f64(outs[item], bases[item], at, n, total64[first:], decay)
+                offset = uint64(at * 8)
+                _write_f64(outs[item] + offset, bases[item] + offset, n, total64[first:], decay)
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
                     _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
-                _write(
-                    code, outs[item], bases[item], at, n, total[first:], draws[min(first, len(draws)) :],
-                    decay32, stochastic,
-                )  # fmt: skip
+                offset = uint64(at * (4 if code == _F32 else 2))
+                _fold_base(code, bases[item] + offset, n, total[first:], decay32)
+                _store(code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic)
             at += n

@@ -1,0 +1,6 @@
+"""What a direction z is: how its values are laid over the parameters."""
+
+from zoft.directions.dense import DenseDirections
+from zoft.directions.protocol import Directions
+
+__all__ = ["DenseDirections", "Directions"]

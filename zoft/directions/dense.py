@@ -1,0 +1,50 @@
+"""Independent noise in every element: the directions of MeZO and FZOO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from zoft import noise
+from zoft.noise import Distribution, Rounding, Span, Term
+
+
+@dataclass(frozen=True)
+class DenseDirections:
+    """Directions with independent elements of mean 0 and variance 1.
+
+    Attributes:
+        key: 64-bit noise key of the run.
+        distribution: ``"gaussian"`` or ``"rademacher"``.
+    """
+
+    key: int
+    distribution: Distribution
+
+    def combine(
+        self,
+        spans: Sequence[Span],
+        terms: Sequence[Term],
+        *,
+        decay: float = 1.0,
+        rounding: Rounding = "nearest",
+        rounding_step: int = 0,
+    ) -> None:
+        """See :func:`zoft.noise.combine`."""
+        noise.combine(
+            spans,
+            terms,
+            key=self.key,
+            distribution=self.distribution,
+            decay=decay,
+            rounding=rounding,
+            rounding_step=rounding_step,
+        )
+
+    def combine_rows(
+        self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
+    ) -> None:
+        """See :func:`zoft.noise.combine_rows`."""
+        noise.combine_rows(out, base, rows, parameter, terms, key=self.key, distribution=self.distribution)

@@ -1,0 +1,123 @@
+"""The values that travel between floors: the configuration, an estimate, a step's record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from zoft.errors import ConfigError
+
+LossFn = Callable[[], torch.Tensor]
+"""A closure that runs one forward pass and returns the scalar mean loss."""
+
+PLACEMENTS = ("auto", "stream", "snapshot", "inplace")
+NONFINITE_POLICIES = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class ZOConfig:
+    """What defines a zeroth-order run, beside the learning rate.
+
+    Attributes:
+        method: A name in ``zoft.registry.method_names()``.
+        zo_eps: Perturbation scale, > 0. ``None``: the method's published default.
+        num_queries: Directions a step, q >= 1. ``None``: the method's default.
+        seed: Any integer in ``[0, 2**64)``; it fixes every direction of the run.
+        distribution: ``"gaussian"`` or ``"rademacher"``. ``None``: the method's default.
+        placement: Where theta + eps z lives during a forward: one of :data:`PLACEMENTS`.
+        include: Patterns (``fnmatch``) of parameter names to train; empty means all that require a gradient.
+        exclude: Patterns of parameter names to leave alone; wins over ``include``.
+        nonfinite: What a NaN or infinite loss does: ``"raise"`` stops the run, ``"skip"`` drops the step.
+        scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix.
+        force: Allow ``inplace`` on 16-bit weights, which it cannot restore exactly.
+        method_kwargs: Options of the method's own.
+    """
+
+    method: str = "mezo"
+    zo_eps: float | None = None
+    num_queries: int | None = None
+    seed: int = 0
+    distribution: str | None = None
+    placement: str = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    nonfinite: str = "raise"
+    scratch_mib: int = 64
+    force: bool = False
+    method_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} must be a sequence of patterns, got the string {value!r}.")
+            object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "method_kwargs", MappingProxyType(dict(self.method_kwargs)))
+        if self.zo_eps is not None and not (_is_number(self.zo_eps) and 0 < self.zo_eps < math.inf):
+            raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
+        if self.num_queries is not None and not _is_count(self.num_queries):
+            raise ConfigError(f"num_queries must be an integer >= 1, got {self.num_queries!r}.")
+        if not _is_count(self.scratch_mib):
+            raise ConfigError(f"scratch_mib must be an integer >= 1, got {self.scratch_mib!r}.")
+        for name, allowed in (("placement", PLACEMENTS), ("nonfinite", NONFINITE_POLICIES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **values,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "method_kwargs": dict(self.method_kwargs),
+        }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one evaluation of a (micro-)batch yields. Everything in it is linear in the losses.
+
+    Attributes:
+        loss: The loss at theta: the clean loss, or the mean of both signs where no clean loss is taken.
+        scalars: The method's scalars (projected gradients, loss differences), in the loss's units
+            per unit of z.
+    """
+
+    loss: float
+    scalars: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """All that a step is: enough to repeat its update bit for bit on the same weights.
+
+    Floats are float32 values held as Python floats, because that is what the log stores.
+
+    Attributes:
+        step: Step number from 0.
+        loss: Loss at theta on the step's batch.
+        scalars: The method's summed scalars.
+        lrs: Learning rate of each parameter group.
+        skipped: The step was dropped (non-finite loss); the weights did not move.
+    """
+
+    step: int
+    loss: float
+    scalars: tuple[float, ...]
+    lrs: tuple[float, ...]
+    skipped: bool = False
