@@ -2,5 +2,6 @@
 
 from zoft.directions.dense import DenseDirections
 from zoft.directions.protocol import Directions
+from zoft.directions.weights import write_weights
 
-__all__ = ["DenseDirections", "Directions"]
+__all__ = ["DenseDirections", "Directions", "write_weights"]

@@ -171,7 +171,7 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     try:
         logits: Tensor = model(**inputs, **options).logits
     finally:
-        pass
+        handle.remove()
     if logits.dim() != 2:
         raise ConfigError(
             f"{type(base).__name__} computes its logits without calling its output layer (got shape "

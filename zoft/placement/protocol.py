@@ -1,0 +1,35 @@
+"""What a placement is: a way to run forwards at theta + eps z and be back at theta afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from zoft.noise import Term
+from zoft.types import LossFn
+
+
+class Placement(Protocol):
+    """Evaluates perturbed weights; leaves no trace.
+
+    Attributes:
+        name: The placement's public name.
+    """
+
+    name: str
+
+    def session(self) -> AbstractContextManager[None]:
+        """Open around all evaluations of one estimate. When it closes, however it closes, the weights are back."""
+
+    def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
+        """Within a session: forwards inside see ``theta + sum coefficient * z``; no terms means theta itself."""
+
+    def proved(self, loss_fn: LossFn) -> Placement:
+        """Return a placement that is known to reach every parameter of this model: itself, or a fallback.
+
+        Called once, before the first estimate, with the model in evaluation mode and without gradients.
+
+        Raises:
+            PlacementError: If some parameter is not reached and no fallback is allowed.
+        """

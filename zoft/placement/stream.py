@@ -1,0 +1,269 @@
+"""``stream``: perturbed weights exist one module at a time, in a scratch that is reused.
+
+While an estimate runs, each module that owns trainable parameters has its ``forward`` wrapped: before it,
+``w + s z`` is written to scratch and the parameter's storage is exchanged for it; after it, also after an
+exception, the parameter's own storage comes back. The weights themselves are only ever read. Matrices of
+Linear modules that are large are evaluated in blocks of rows, and of an Embedding only the rows looked up
+are perturbed, so the scratch stays small.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from zoft.directions import Directions
+from zoft.errors import ZoftWarning
+from zoft.noise import Span, Term
+from zoft.parameters import Trainable
+from zoft.types import LossFn
+
+# On a CPU a block that stays in the last-level cache is never written to memory and read back.
+_CPU_BLOCK_BYTES = 8 * 2**20
+_ALIGN = 64
+
+
+class StreamPlacement:
+    """Default for full fine-tuning: exact in any dtype, at the memory of inference plus a small scratch."""
+
+    name = "stream"
+
+    def __init__(
+        self, model: nn.Module, trainables: Sequence[Trainable], directions: Directions, *, scratch_bytes: int
+    ) -> None:
+        self._directions = directions
+        self._scratch_bytes = scratch_bytes
+        self._scratch: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = {}
+        self._depth = 0
+        self._terms: Sequence[Term] = ()
+        self._called: set[nn.Module] = set()
+        self._model = model
+        self._trainables = trainables
+        by_id = {id(t.parameter): t for t in trainables}
+        self._owners: list[tuple[nn.Module, list[Trainable]]] = []
+        for module in model.modules():
+            owned = {id(p): by_id[id(p)] for p in module.parameters(recurse=False) if id(p) in by_id}
+            if owned:
+                self._owners.append((module, list(owned.values())))
+
+    # --- the placement protocol -------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """See :class:`zoft.placement.Placement`."""
+        before = [(module, module.__dict__.get("forward")) for module, _ in self._owners]
+        try:
+            for module, owned in self._owners:
+                module.__dict__["forward"] = self._wrapped(module, owned)
+            yield
+        finally:
+            for module, forward in before:
+                if forward is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = forward
+
+    @contextmanager
+    def at(self, terms: Sequence[Term]) -> Iterator[None]:
+        """See :class:`zoft.placement.Placement`."""
+        self._terms, self._depth = terms, 0
+        try:
+            yield
+        finally:
+            self._terms = ()
+
+    def proved(self, loss_fn: LossFn) -> StreamPlacement:
+        """Compare with moving the weights themselves; see :mod:`zoft.placement.reach`."""
+        from zoft.placement.reach import prove_reach
+
+        prove_reach(self._model, self._trainables, loss_fn, self._scratch_bytes)
+        return self
+
+    def uncalled(self) -> list[str]:
+        """Names of parameters whose owners' forwards have not run since this object was made."""
+        reached = {t.number for module, owned in self._owners if module in self._called for t in owned}
+        return [t.name for t in self._trainables if t.number not in reached]
+
+    # --- one module's forward ---------------------------------------------------------------------------
+
+    def _wrapped(self, module: nn.Module, owned: list[Trainable]) -> Callable[..., Any]:
+        original = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self._called.add(module)
+            if not self._terms:
+                return original(*args, **kwargs)
+            whole, sliced = self._split(module, owned)
+            with self._swapped(whole) as buffers:
+                if sliced:
+                    with _Sliced(self, sliced):
+                        output = original(*args, **kwargs)
+                else:
+                    output = original(*args, **kwargs)
+                return _unaliased(output, buffers) if buffers else output
+
+        return forward
+
+    def _split(self, module: nn.Module, owned: list[Trainable]) -> tuple[list[Trainable], list[Trainable]]:
+        """Part the module's parameters into those swapped whole and those perturbed where they are used."""
+        if not isinstance(module, (nn.Linear, nn.Embedding)):
+            return owned, []
+        weight = module.weight
+        block = self.block_bytes(weight.device)
+        limit = block if isinstance(module, nn.Linear) else 0
+        if weight.numel() * weight.element_size() <= limit:
+            return owned, []
+        return [t for t in owned if t.parameter is not weight], [t for t in owned if t.parameter is weight]
+
+    def block_bytes(self, device: torch.device) -> int:
+        """Size in bytes up to which a matrix, or a block of its rows, is perturbed at once."""
+        return min(self._scratch_bytes, _CPU_BLOCK_BYTES) if device.type == "cpu" else self._scratch_bytes
+
+    @contextmanager
+    def _swapped(self, owned: Sequence[Trainable]) -> Iterator[list[torch.Tensor]]:
+        saved = [(t.parameter, t.parameter.data) for t in owned]
+        spans, buffers = self._perturb(owned, [weight for _, weight in saved])
+        self._depth += 1
+        try:
+            for (parameter, _), span in zip(saved, spans, strict=True):
+                parameter.data = span.out
+            yield buffers
+        finally:
+            for parameter, weight in saved:
+                parameter.data = weight
+            self._depth -= 1
+
+    def _perturb(
+        self, owned: Sequence[Trainable], weights: Sequence[torch.Tensor]
+    ) -> tuple[list[Span], list[torch.Tensor]]:
+        sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+        places = []
+        for weight in weights:
+            kind = (weight.device, weight.dtype)
+            places.append(sizes.get(kind, 0))
+            sizes[kind] = places[-1] + -(-weight.numel() // _ALIGN) * _ALIGN
+        buffers = {kind: self.scratch(size, *kind) for kind, size in sizes.items()}
+        spans = []
+        for trainable, weight, place in zip(owned, weights, places, strict=True):
+            buffer = buffers[weight.device, weight.dtype]
+            out = buffer[place : place + weight.numel()].view(weight.shape)
+            spans.append(Span(out, weight.contiguous(), trainable.number))
+        if spans:
+            self._directions.combine(spans, self._terms)
+        return spans, list(buffers.values())
+
+    def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return a flat buffer of at least ``numel`` elements for the present nesting depth."""
+        kind = (self._depth, device, dtype)
+        buffer = self._scratch.get(kind)
+        if buffer is None or buffer.numel() < numel:
+            size = numel * dtype.itemsize
+            if size > self._scratch_bytes:
+                warnings.warn(
+                    f"placement 'stream' needs {size / 2**20:.0f} MiB of scratch for one module whose weights it "
+                    f"cannot take in row blocks, more than scratch_mib={self._scratch_bytes / 2**20:.0f}.",
+                    ZoftWarning,
+                    stacklevel=2,
+                )
+            buffer = self._scratch[kind] = torch.empty(numel, dtype=dtype, device=device)
+        return buffer
+
+    # --- matrices that are never perturbed whole --------------------------------------------------------
+
+    def linear(
+        self, trainable: Trainable, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """``inputs [..., in] @ (weight [out, in] + s z)^T + bias``, a block of rows at a time."""
+        rows, width = weight.shape
+        step = max(1, self.block_bytes(weight.device) // (width * weight.element_size()))
+        base = weight.contiguous()
+        buffer = self.scratch(min(step, rows) * width, weight.device, weight.dtype)
+        output = None
+        for low in range(0, rows, step):
+            high = min(low + step, rows)
+            block = buffer[: (high - low) * width].view(high - low, width)
+            self._directions.combine([Span(block, base[low:high], trainable.number, low * width)], self._terms)
+            part = nn.functional.linear(inputs, block, None if bias is None else bias[low:high])
+            if output is None:
+                output = part.new_empty(*part.shape[:-1], rows)
+            output[..., low:high] = part
+        assert output is not None
+        return output
+
+    def embedding(self, trainable: Trainable, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Rows ``ids [...]`` of ``weight [rows, width] + s z``: ``[..., width]``."""
+        rows, width = weight.shape
+        flat = ids.reshape(-1)
+        if flat.numel() and not (0 <= int(flat.min()) and int(flat.max()) < rows):
+            raise IndexError(
+                f"embedding {trainable.name} has {rows} rows; the ids span {int(flat.min())} to {int(flat.max())}."
+            )
+        output = weight.new_empty(flat.numel(), width)
+        self._directions.combine_rows(output, weight.contiguous(), flat, trainable.number, self._terms)
+        return output.view(*ids.shape, width)
+
+    def whole(self, trainable: Trainable, weight: torch.Tensor) -> torch.Tensor:
+        """A fresh ``weight + s z``, for a use that neither blocks nor rows can serve."""
+        warnings.warn(
+            f"placement 'stream' perturbs {trainable.name} whole: its module uses it other than by linear() or "
+            f"embedding(), which takes {weight.numel() * weight.element_size() / 2**20:.0f} MiB of extra memory.",
+            ZoftWarning,
+            stacklevel=2,
+        )
+        out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+        self._directions.combine([Span(out, weight.contiguous(), trainable.number)], self._terms)
+        return out
+
+
+class _Sliced(TorchFunctionMode):
+    """Inside one module's forward: catch the uses of a large matrix and perturb only what each use reads.
+
+    Works on the use, not on the module's class, so subclasses that scale, shift or cast around it are right.
+    """
+
+    def __init__(self, stream: StreamPlacement, trainables: Sequence[Trainable]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._by_id = {id(t.parameter): t for t in trainables}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.linear:
+            inputs, weight, bias = _bound(("input", "weight", "bias"), args, kwargs)
+            if id(weight) in self._by_id:
+                return self._stream.linear(self._by_id[id(weight)], inputs, weight.data, bias)
+        elif func is nn.functional.embedding:
+            ids, weight, _, max_norm = _bound(("input", "weight", "padding_idx", "max_norm"), args, kwargs)
+            if id(weight) in self._by_id and max_norm is None:
+                return self._stream.embedding(self._by_id[id(weight)], ids, weight.data)
+        used = [a for a in (*args, *kwargs.values()) if id(a) in self._by_id]
+        result = func(*args, **kwargs)
+        if not used or not isinstance(result, torch.Tensor):
+            return result  # a shape, a dtype, a device
+        noisy = {id(a): self._stream.whole(self._by_id[id(a)], a.data) for a in used}
+        return func(
+            *(noisy.get(id(a), a) for a in args), **{name: noisy.get(id(a), a) for name, a in kwargs.items()}
+        )
+
+
+def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
+
+
+def _unaliased(output: Any, buffers: Sequence[torch.Tensor]) -> Any:
+    """Copy those tensors of a module's output that are views of its scratch, which is about to be reused."""
+    storages = {buffer.untyped_storage().data_ptr() for buffer in buffers}
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone() if tensor.untyped_storage().data_ptr() in storages else tensor
+
+    return tree_map_only(torch.Tensor, copied, output) if not isinstance(output, torch.Tensor) else copied(output)
