@@ -1,0 +1,172 @@
+"""The engine: ``estimate`` reads the weights, ``apply`` is the only thing that writes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from zoft.directions import write_weights
+from zoft.errors import ConfigError, NonFiniteLossError
+from zoft.interrupts import uninterrupted
+from zoft.method import build_method
+from zoft.noise import Term
+from zoft.parameters import Trainable
+from zoft.placement import make_placement
+from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
+
+
+class ZOEngine:
+    """Runs a zeroth-order method on one model.
+
+    Attributes:
+        model: The model.
+        config: The configuration, with the method's defaults filled in.
+        trainables: The parameters that are perturbed and updated.
+        group_of: For each trainable, the index of its parameter group.
+        weight_decays: For each group, its weight decay, a rate multiplied by the learning rate.
+        step: Number of steps recorded so far; the next step's number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ZOConfig,
+        trainables: Sequence[Trainable],
+        group_of: Sequence[int],
+        weight_decays: Sequence[float],
+    ) -> None:
+        self.method = build_method(config)
+        self.config = self.method.config
+        self.model = model
+        self.trainables = tuple(trainables)
+        self.group_of = tuple(group_of)
+        self.weight_decays = tuple(weight_decays)
+        self.step = 0
+        self._placement = make_placement(self.config, model, self.trainables, self.method.directions)
+        self._proved = False
+
+    @property
+    def placement(self) -> str:
+        """Name of the placement in use."""
+        return self._placement.name
+
+    @property
+    def num_scalars(self) -> int:
+        """Length of ``StepRecord.scalars``."""
+        return self.method.estimator.num_scalars
+
+    def estimate(self, loss_fn: LossFn) -> Estimate:
+        """Evaluate the method's points for the current step on one (micro-)batch.
+
+        Dropout is off during the evaluations, and no graph is built. Whatever happens inside, every weight
+        is bit-identical afterwards (placement ``inplace``: up to rounding).
+
+        Args:
+            loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
+
+        Raises:
+            NonFiniteLossError: If a loss is NaN or infinite and the configuration says ``raise``.
+            PlacementError: At the first call, if the placement cannot reach every parameter.
+        """
+        losses = []
+        with _evaluating(self.model), torch.no_grad():
+            if not self._proved:
+                self._placement = self._placement.proved(loss_fn)
+                self._proved = True
+            with self._placement.session():
+                for point in self.method.estimator.points(self.step):
+                    with self._placement.at(point.terms):
+                        loss = _scalar(loss_fn())
+                    if not math.isfinite(loss) and self.config.nonfinite == "raise":
+                        raise NonFiniteLossError(
+                            f"{point.name} is {loss} at step {self.step}. Lower the learning rate or zo_eps "
+                            f"(now {self.config.zo_eps}), check the data for empty rows, or set "
+                            "nonfinite='skip' (--zo_nonfinite skip) to drop such steps."
+                        )
+                    losses.append(loss)
+        return self.method.estimator.estimate(losses)
+
+    def record(self, total: Sequence[float], lrs: Sequence[float]) -> StepRecord:
+        """Make the current step's record from its summed estimates.
+
+        Args:
+            total: The scalars followed by the loss, summed over micro-batches with their weights.
+            lrs: Learning rate of each parameter group.
+
+        Raises:
+            NonFiniteLossError: If the sum is not finite and the configuration says ``raise``.
+        """
+        *scalars, loss = _float32(total)
+        skipped = not all(map(math.isfinite, (*scalars, loss)))
+        if skipped and self.config.nonfinite == "raise":
+            raise NonFiniteLossError(f"the estimate at step {self.step} is not finite: {[*scalars, loss]}.")
+        if skipped:
+            scalars = [0.0] * len(scalars)
+        return StepRecord(self.step, loss, tuple(scalars), tuple(_float32(lrs)), skipped)
+
+    def apply(self, record: StepRecord) -> None:
+        """Write a step's update into the weights: the same bits for the same record on the same weights.
+
+        ``theta = theta (1 - lr weight_decay) - lr g``, in float32, rounded stochastically to 16-bit weights.
+        Ctrl-C is held back until all parameters are written.
+
+        Args:
+            record: A record of the current step.
+
+        Raises:
+            ConfigError: If the record is of another step or another method.
+        """
+        if record.step != self.step:
+            raise ConfigError(f"the engine is at step {self.step}; it cannot apply a record of step {record.step}.")
+        if len(record.scalars) != self.num_scalars or len(record.lrs) != len(self.weight_decays):
+            raise ConfigError(
+                f"the record has {len(record.scalars)} scalars and {len(record.lrs)} learning rates; this method "
+                f"and its groups have {self.num_scalars} and {len(self.weight_decays)}."
+            )
+        with uninterrupted():
+            if not record.skipped:
+                gradient = self.method.update.gradient(record.step, record.scalars)
+                for group, (lr, weight_decay) in enumerate(zip(record.lrs, self.weight_decays, strict=True)):
+                    self._descend(group, record.step, gradient, lr, 1.0 - lr * weight_decay)
+            self.step += 1
+
+    def _descend(self, group: int, step: int, gradient: Sequence[Term], lr: float, decay: float) -> None:
+        terms = [Term(t.step, t.query, -lr * t.coefficient) for t in gradient if lr * t.coefficient != 0.0]
+        # Adding zero is not nothing: it turns -0.0 into 0.0.
+        if terms or decay != 1.0:
+            write_weights(
+                self.method.directions,
+                [t for t, of in zip(self.trainables, self.group_of, strict=True) if of == group],
+                terms,
+                decay=decay,
+                rounding="stochastic",
+                rounding_step=step,
+            )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _scalar(loss: object) -> float:
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
+    return float(loss)
+
+
+def _float32(values: Sequence[float]) -> list[float]:
+    converted: list[float] = torch.tensor(values, dtype=torch.float64).to(torch.float32).tolist()
+    return converted

@@ -1,0 +1,7 @@
+"""Which points a step evaluates, and which scalars, linear in their losses, it keeps."""
+
+from zoft.estimators.one_sided import OneSided
+from zoft.estimators.protocol import Estimator, Point
+from zoft.estimators.two_sided import TwoSided
+
+__all__ = ["Estimator", "OneSided", "Point", "TwoSided"]

@@ -1,0 +1,34 @@
+"""The seam between a method and the engine: points in, losses out, linear scalars kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from zoft.noise import Term
+from zoft.types import Estimate
+
+
+class Point(NamedTuple):
+    """One evaluation: a name for messages, and the offset from theta."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+
+class Estimator(Protocol):
+    """Plans evaluations and combines their losses, linearly, so that micro-batches and ranks add up.
+
+    Attributes:
+        num_scalars: How many scalars an estimate has.
+        forwards: Evaluations a step.
+    """
+
+    num_scalars: int
+    forwards: int
+
+    def points(self, step: int) -> list[Point]:
+        """Return the points to evaluate at a step, in order."""
+
+    def estimate(self, losses: Sequence[float]) -> Estimate:
+        """Combine the losses at :meth:`points`, in the same order."""

@@ -1,0 +1,76 @@
+"""What a method is to the engine: directions, an estimator and an update, composed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from zoft.directions import DenseDirections, Directions
+from zoft.errors import ConfigError, did_you_mean
+from zoft.estimators import Estimator
+from zoft.noise import DISTRIBUTIONS, Distribution, run_key
+from zoft.registry import registration
+from zoft.types import ZOConfig
+from zoft.updates import Update
+
+
+@dataclass(frozen=True)
+class Method:
+    """A zeroth-order method, with every choice made.
+
+    Attributes:
+        directions: Where z comes from.
+        estimator: Which points are evaluated and which scalars are kept.
+        update: How the scalars become a gradient.
+        config: The configuration with the method's defaults filled in.
+    """
+
+    directions: Directions
+    estimator: Estimator
+    update: Update
+    config: ZOConfig
+
+
+def build_method(config: ZOConfig) -> Method:
+    """Build the method that the configuration names.
+
+    Raises:
+        ConfigError: If the method or one of its options is unknown or out of range.
+    """
+    entry = registration(config.method)
+    known = [field.name for field in dataclasses.fields(entry.options)]
+    for name in config.method_kwargs:
+        if name not in known:
+            raise ConfigError(
+                f"method {config.method!r} has no option {name!r}.{did_you_mean(name, known)} "
+                f"Its options: {', '.join(known) or 'none'}."
+            )
+    method = entry.build(config, entry.options(**config.method_kwargs))
+    assert isinstance(method, Method)
+    return method
+
+
+def with_defaults(
+    config: ZOConfig, *, zo_eps: float, num_queries: int, distribution: Distribution, **changes: Any
+) -> ZOConfig:
+    """Fill in a method's published defaults where the user left them open."""
+    return dataclasses.replace(
+        config,
+        zo_eps=zo_eps if config.zo_eps is None else config.zo_eps,
+        num_queries=num_queries if config.num_queries is None else config.num_queries,
+        distribution=distribution if config.distribution is None else config.distribution,
+        **changes,
+    )
+
+
+def dense_directions(config: ZOConfig) -> DenseDirections:
+    """Build dense directions from a configuration without open choices.
+
+    Raises:
+        ConfigError: If the distribution is unknown.
+    """
+    for known in DISTRIBUTIONS:
+        if config.distribution == known:
+            return DenseDirections(run_key(config.seed), known)
+    raise ConfigError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {config.distribution!r}.")

@@ -1,0 +1,59 @@
+"""Choosing a placement, and falling back loudly when the choice turns out not to reach the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from torch import nn
+
+from zoft.directions import Directions
+from zoft.errors import PlacementError, ZoftWarning
+from zoft.parameters import Trainable
+from zoft.placement.inplace import InplacePlacement
+from zoft.placement.protocol import Placement
+from zoft.placement.snapshot import SnapshotPlacement
+from zoft.placement.stream import StreamPlacement
+from zoft.types import LossFn, ZOConfig
+
+# A copy of the trainables counts as free up to this share of the model.
+_FEW = 0.02
+
+
+class _AutoStream(StreamPlacement):
+    """``stream`` until it is shown not to reach the model; then ``snapshot``."""
+
+    def proved(self, loss_fn: LossFn) -> Placement:  # type: ignore[override]
+        try:
+            return super().proved(loss_fn)
+        except PlacementError as error:
+            size = sum(t.parameter.numel() * t.parameter.element_size() for t in self._trainables)
+            warnings.warn(
+                f"falling back to placement 'snapshot', which takes {size / 2**20:.1f} MiB more: {error}",
+                ZoftWarning,
+                stacklevel=2,
+            )
+            return SnapshotPlacement(self._trainables, self._directions)
+
+
+def make_placement(
+    config: ZOConfig, model: nn.Module, trainables: Sequence[Trainable], directions: Directions
+) -> Placement:
+    """Build the placement that the configuration names; ``auto`` takes ``snapshot`` where trainables are few.
+
+    Args:
+        config: The run's configuration.
+        model: The whole model.
+        trainables: The parameters that are perturbed.
+        directions: Where z comes from.
+
+    Raises:
+        ConfigError: If the placement cannot be exact for these dtypes.
+    """
+    if config.placement == "inplace":
+        return InplacePlacement(trainables, directions, force=config.force)
+    few = sum(t.parameter.numel() for t in trainables) <= _FEW * sum(p.numel() for p in model.parameters())
+    if config.placement == "snapshot" or (config.placement == "auto" and few):
+        return SnapshotPlacement(trainables, directions)
+    stream = _AutoStream if config.placement == "auto" else StreamPlacement
+    return stream(model, trainables, directions, scratch_bytes=config.scratch_mib * 2**20)

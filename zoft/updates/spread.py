@@ -1,0 +1,30 @@
+"""Normalise the step by the measured spread of the losses (FZOO, arXiv 2506.09034)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from zoft.noise import Term
+
+
+class SpreadNormalized:
+    """``g = (1/q) sum_k difference_k z_k / std(differences)``.
+
+    The sample standard deviation (q - 1 in the denominator) of the differences is that of the losses
+    themselves. When all losses are equal there is no direction to prefer, and g is zero.
+    """
+
+    def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
+        """See :class:`zoft.updates.Update`."""
+        spread = statistics.stdev(scalars)
+        scale = 0.0 if spread == 0.0 else 1.0 / (len(scalars) * spread)
+        return [Term(step, k, scalar * scale) for k, scalar in enumerate(scalars)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Stateless."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stateless."""
