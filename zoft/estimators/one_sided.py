@@ -43,3 +43,7 @@ class OneSided:
         """See :class:`zoft.estimators.Estimator`."""
         clean, *perturbed = losses
         return Estimate(clean, tuple(loss - clean for loss in perturbed))
+
+    def projected_grads(self, scalars: Sequence[float]) -> list[float]:
+        """See :class:`zoft.estimators.Estimator`."""
+        return [difference / self.zo_eps for difference in scalars]

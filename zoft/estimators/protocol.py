@@ -32,3 +32,6 @@ class Estimator(Protocol):
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """Combine the losses at :meth:`points`, in the same order."""
+
+    def projected_grads(self, scalars: Sequence[float]) -> list[float]:
+        """Return the directional derivative along each query, in loss per unit of z, for logs."""

@@ -47,3 +47,7 @@ class TwoSided:
         pairs = zip(losses[::2], losses[1::2], strict=True)
         projected_grads = tuple((plus - minus) / (2.0 * self.zo_eps) for plus, minus in pairs)
         return Estimate(sum(losses) / len(losses), projected_grads)
+
+    def projected_grads(self, scalars: Sequence[float]) -> list[float]:
+        """See :class:`zoft.estimators.Estimator`."""
+        return list(scalars)

@@ -72,7 +72,7 @@ def _float_to_half(_context: Any, value: Any) -> Any:
 # --- Constants, as typed globals that Numba freezes ----------------------------------------------------
 
 
-def _f32(bits: int) -> np.float32:
+def _f32(bits: int) -> Any:
     return np.uint32(bits).view(np.float32)
 
 
@@ -98,8 +98,8 @@ _TINY16, _TWO16 = np.float32(2.0**-14), np.float32(65536.0)
 # --- Noise into an L1 buffer ---------------------------------------------------------------------------
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _philox_tile(words, tile, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _philox_tile(words, tile, k0, k1, c1, c2, c3):
     """Fill ``words[4, LANES]`` with the output of the tile's LANES consecutive counters."""
     block = uint64(tile) * uint64(_L)
     first, top = uint32(block), uint32(c1 | uint32(uint32(block >> uint64(32)) << uint32(24)))
@@ -115,8 +115,8 @@ def _philox_tile(words, tile, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-de
         w0[lane], w1[lane], w2[lane], w3[lane] = a, b, c, d
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _gaussian_pair(word):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _gaussian_pair(word):
     odd = float32(int32(uint32(uint32(word >> uint32(14)) * uint32(2) + uint32(1))))
     shifted = uint32(_as_bits(odd) - _SPLIT)
     exponent = float32(int32(int32(int32(shifted) >> int32(23)) - int32(19)))
@@ -131,7 +131,9 @@ def _gaussian_pair(word):  # type: ignore[no-untyped-def]
     p = p * m + _G0
     radius = float32(np.sqrt(float32(exponent * _MINUS_TWO_LN2) + float32(float32(p * m) * _MINUS_TWO)))
 
-    angle = float32(float32(float32(int32(uint32(word >> uint32(2)) & uint32(0xFFF))) - _HALF_GRID) * _ANGLE_STEP)
+    angle = float32(
+        float32(float32(int32(uint32(word >> uint32(2)) & uint32(0xFFF))) - _HALF_GRID) * _ANGLE_STEP
+    )
     y = float32(angle * angle)
     s = _S3
     s = s * y + _S2
@@ -149,8 +151,8 @@ def _gaussian_pair(word):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@njit  # type: ignore[untyped-decorator]
-def _add_gaussian(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+@njit
+def _add_gaussian(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):
     """``total[first:stop] += scale * z`` for one chunk; whole tiles are computed, so the edges may spill."""
     for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
         _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
@@ -164,8 +166,8 @@ def _add_gaussian(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3): 
                 high[lane] += float32(scale * z1)
 
 
-@njit  # type: ignore[untyped-decorator]
-def _add_rademacher(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+@njit
+def _add_rademacher(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):
     """``total[first:stop] += scale * z`` for one chunk; whole runs of lanes are computed."""
     _philox_tile(words, chunk, k0, k1, c1, c2, c3)
     bits = _as_bits(scale)
@@ -176,8 +178,8 @@ def _add_rademacher(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3)
             part[lane] += _as_float(uint32(bits ^ uint32(uint32(x[lane] << shift) & _SIGN)))
 
 
-@njit  # type: ignore[untyped-decorator]
-def _fill_rounding(draws, words, first, stop, chunk, k0, k1, c1, c2, c3):  # type: ignore[no-untyped-def]
+@njit
+def _fill_rounding(draws, words, first, stop, chunk, k0, k1, c1, c2, c3):
     for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
         _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
         for q in range(4):
@@ -192,16 +194,16 @@ def _fill_rounding(draws, words, first, stop, chunk, k0, k1, c1, c2, c3):  # typ
 # --- Rounding to 16 bits -------------------------------------------------------------------------------
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _bf16_nearest(value):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _bf16_nearest(value):
     bits = _as_bits(value)
     rounded = uint32(bits + uint32(0x7FFF) + uint32(uint32(bits >> uint32(16)) & uint32(1)))
     quiet = uint32(bits | uint32(0x400000))  # a NaN must not carry into the exponent
     return uint32(quiet if value != value else rounded) >> uint32(16)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _f16_stochastic(value, draw):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _f16_stochastic(value, draw):
     carried = uint32(_as_bits(value) + (draw >> uint32(3))) & uint32(0xFFFFE000)
     normal = uint32(_float_to_half(_as_float(uint32(carried))))
     # Below the normal range the spacing of float16 is the constant 2^-24.
@@ -220,8 +222,8 @@ def _f16_stochastic(value, draw):  # type: ignore[no-untyped-def]
 # is folded into the L1 buffer first, and the buffer is stored after.
 
 
-@njit  # type: ignore[untyped-decorator]
-def _fold_base(code, base, n, total, decay):  # type: ignore[no-untyped-def]
+@njit
+def _fold_base(code, base, n, total, decay):
     """``total[:n] = base[:n] * decay + total[:n]`` for float32 and 16-bit weights."""
     if code == _F32:
         w = carray(_pointer_f32(base), n)
@@ -237,8 +239,8 @@ def _fold_base(code, base, n, total, decay):  # type: ignore[no-untyped-def]
             total[i] += float32(_half_to_float(w16[i]) * decay)
 
 
-@njit  # type: ignore[untyped-decorator]
-def _store(code, out, n, total, draws, stochastic):  # type: ignore[no-untyped-def]
+@njit
+def _store(code, out, n, total, draws, stochastic):
     """``out[:n] = round(total[:n])`` for float32 and 16-bit weights."""
     if code == _F32:
         o = carray(_pointer_f32(out), n)
@@ -261,15 +263,15 @@ def _store(code, out, n, total, draws, stochastic):  # type: ignore[no-untyped-d
             o16[i] = _float_to_half(total[i])
 
 
-@njit  # type: ignore[untyped-decorator]
-def _write_f64(out, base, n, total, decay):  # type: ignore[no-untyped-def]
+@njit
+def _write_f64(out, base, n, total, decay):
     w, o = carray(_pointer_f64(base), n), carray(_pointer_f64(out), n)
     for i in range(n):
         o[i] = w[i] * decay + total[i]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def combine_items(  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)
+def combine_items(
     outs, bases, counts, starts, parameters, low, high,
     code, distribution, k0, k1, steps, queries, coefficients, decay, stochastic, rounding_step,
 ):  # fmt: skip
@@ -308,9 +310,13 @@ def combine_items(  # type: ignore[no-untyped-def]
                 scale = float32(1.0) if code == _F64 else float32(coefficients[k])
                 c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
                 if distribution == 0:
-                    _add_gaussian(total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3)
+                    _add_gaussian(
+                        total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3
+                    )
                 else:
-                    _add_rademacher(total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3)
+                    _add_rademacher(
+                        total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3
+                    )
                 if code == _F64:
                     for i in range(first, first + n):
                         total64[i] += float64(total[i]) * coefficients[k]
@@ -321,8 +327,12 @@ def combine_items(  # type: ignore[no-untyped-def]
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
-                    _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
+                    _fill_rounding(
+                        draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3
+                    )
                 offset = uint64(at * (4 if code == _F32 else 2))
                 _fold_base(code, bases[item] + offset, n, total[first:], decay32)
-                _store(code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic)
+                _store(
+                    code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic
+                )
             at += n

@@ -43,7 +43,9 @@ def _run(items: tuple[np.ndarray, ...], total: int, *arguments: Any) -> None:
     others = []
     if threads > 1:
         pool = _pool(getpid(), torch.get_num_threads())  # by process: threads do not survive a fork
-        others = [pool.submit(combine_items, *items, *cuts[i : i + 2], *arguments) for i in range(1, threads)]
+        others = [
+            pool.submit(combine_items, *items, cuts[i], cuts[i + 1], *arguments) for i in range(1, threads)
+        ]
     combine_items(*items, *cuts[:2], *arguments)
     wait(others)
     for future in others:

@@ -1,0 +1,168 @@
+"""``ZOTrainerMixin``: any ``transformers.Trainer`` trains by forward passes.
+
+The loop stays Trainer's. ``compute_loss`` returns a loss whose backward pass sums scalars (the autograd
+seam), so accumulation, schedulers, logging, evaluation and saving are Trainer's own.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from zoft.errors import ConfigError, ReplayError
+from zoft.hf.checkpoints import last_complete_checkpoint
+from zoft.hf.meters import StepMeter
+from zoft.optim import ZOOptimizer
+from zoft.types import ZOConfig
+
+LOG_NAME = "zo_log"
+
+
+class ZOTrainerMixin:
+    """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
+
+    Args:
+        zo: The zeroth-order configuration.
+        *args: The Trainer's own.
+        **kwargs: The Trainer's own.
+
+    Raises:
+        ConfigError: If the training arguments ask for something that forward-only training cannot do.
+    """
+
+    args: TrainingArguments
+    model: nn.Module
+
+    def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
+        self.zo = zo or ZOConfig()
+        self._zo_optimizer: ZOOptimizer | None = None
+        self._checkpoint: str | None = None
+        self._resume_log = False
+        self._meter = StepMeter()
+        if kwargs.get("optimizers", (None, None))[0] is not None:
+            raise ConfigError("optimizers=(...) was given; a ZOTrainer makes its own optimizer. Pass zo=ZOConfig(...).")
+        super().__init__(*args, **kwargs)
+        _refuse(self.args)
+        self.add_callback(_LogKeeper(self))  # type: ignore[attr-defined]
+
+    # --- Trainer's seams --------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the zeroth-order optimizer. Called by Trainer once a run."""
+        if self._zo_optimizer is None:
+            self._zo_optimizer = ZOOptimizer(
+                self.model, self.args.learning_rate, self.zo, weight_decay=self.args.weight_decay
+            )
+        self.optimizer = self._zo_optimizer
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """In training: the zeroth-order estimate of the wrapped Trainer's own loss. Elsewhere: that loss."""
+        evaluate = super().compute_loss  # type: ignore[misc]
+        if return_outputs or not model.training or self._zo_optimizer is None:
+            return evaluate(model, dict(inputs), return_outputs=return_outputs, **kwargs)
+        self._meter.count_tokens(inputs)
+        # A shallow copy for each evaluation: some losses pop entries from their inputs.
+        return self._zo_optimizer.loss(lambda: evaluate(model, dict(inputs), **kwargs))
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what a zeroth-order run is watched by; drop the gradient norm, which does not exist."""
+        if "loss" in logs:
+            logs.pop("grad_norm", None)
+            logs.update(self._meter.read())
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train. Resuming works from the last complete checkpoint, or, without one, from the replay log.
+
+        Args:
+            resume_from_checkpoint: As in Trainer. ``True`` also accepts an output directory that holds a
+                replay log and no checkpoint: logged steps are then repeated from the log.
+            **kwargs: Trainer's own.
+        """
+        self._resume_log = bool(resume_from_checkpoint)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None and not self._log_path.exists():
+                raise ReplayError(
+                    f"nothing to resume: {self.args.output_dir} holds neither a complete checkpoint nor a {LOG_NAME}."
+                )
+        self._checkpoint = resume_from_checkpoint or None
+        try:
+            return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+        finally:
+            if self._zo_optimizer is not None:
+                self._zo_optimizer.close_log()
+
+    # --- the replay log ---------------------------------------------------------------------------------
+
+    @property
+    def _log_path(self) -> Path:
+        return Path(self.args.output_dir, LOG_NAME)
+
+    def _open_log(self) -> None:
+        assert self._zo_optimizer is not None
+        optimizer, path = self._zo_optimizer, self._log_path
+        if not self._resume_log:
+            if optimizer.engine.step == 0:
+                optimizer.start_log(path)
+            return
+        if self._checkpoint is not None and not path.exists():
+            beside = Path(self._checkpoint).parent / LOG_NAME
+            if not beside.exists():
+                raise ReplayError(
+                    f"resuming from {self._checkpoint} needs the run's replay log; there is none at {path} or {beside}."
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(beside, path)
+        optimizer.resume_log(path)
+
+
+class _LogKeeper(TrainerCallback):  # type: ignore[misc]
+    """Opens the log when weights and optimizer state are in place, and meters the steps."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._open_log()
+        self._trainer._meter.start(time.perf_counter())
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        optimizer = self._trainer._zo_optimizer
+        record = optimizer.last_record
+        if record is not None and not record.skipped:
+            self._trainer._meter.count_step(optimizer.engine.method.estimator.projected_grads(record.scalars))
+
+
+def _refuse(args: TrainingArguments) -> None:
+    if args.fp16:
+        raise ConfigError(
+            "fp16=True scales losses for a backward pass that zeroth-order training does not have. Load the model in "
+            "float16 instead (dtype: float16), or use bf16=True."
+        )
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise ConfigError(
+            f"{max(args.world_size, args.n_gpu)} processes or GPUs were found; this version trains on one. "
+            "Set CUDA_VISIBLE_DEVICES to one device and start a single process."
+        )
+    if not math.isfinite(args.learning_rate) or args.learning_rate < 0:
+        raise ConfigError(f"learning_rate must be a finite number >= 0, got {args.learning_rate}.")
+
+
+class ZOTrainer(ZOTrainerMixin, Trainer):  # type: ignore[misc]
+    """A ``transformers.Trainer`` that trains by forward passes: ``ZOTrainer(model=..., args=..., zo=ZOConfig())``."""

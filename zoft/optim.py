@@ -1,0 +1,251 @@
+"""``ZOOptimizer``: zeroth-order steps behind torch's own optimizer protocol."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.engine import ZOEngine
+from zoft.errors import ConfigError, ReplayError, ZoftWarning
+from zoft.parameters import select
+from zoft.replay_log import ReplayLog, check_base, make_header
+from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
+
+
+class ZOOptimizer(torch.optim.Optimizer):
+    """Forward-only optimizer: ``loss = opt.step(lambda: model(**batch).loss)``.
+
+    Learning-rate schedulers, ``state_dict`` and parameter groups work as in torch. In loops that call
+    ``loss.backward()`` and then ``step()`` without a closure, use :meth:`loss` (the autograd seam): it
+    returns a loss whose backward pass only sums a handful of scalars.
+
+    Args:
+        model: The model; parameters are selected by ``config.include`` and ``config.exclude``.
+        lr: Learning rate, >= 0.
+        config: The zeroth-order configuration.
+        weight_decay: Weight decay, >= 0, on parameters with two or more dimensions (none on biases and
+            norms, as in MeZO). Ignored where ``param_groups`` sets its own.
+        param_groups: torch parameter groups (``{"params": [...], "lr": ..., "weight_decay": ...}``) that
+            together hold exactly the selected parameters.
+        log: Path at which to start a replay log.
+
+    Raises:
+        ConfigError: If a setting is out of range or the groups do not match the selection.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        config: ZOConfig | None = None,
+        *,
+        weight_decay: float = 0.0,
+        param_groups: Sequence[dict[str, Any]] | None = None,
+        log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        config = config or ZOConfig()
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0.0 <= value < float("inf"):
+                raise ConfigError(f"{name} must be a finite number >= 0, got {value!r}.")
+        trainables = select(model, config.include, config.exclude)
+        if param_groups is None:
+            decayed = [t.parameter for t in trainables if t.parameter.ndim >= 2]
+            others = [t.parameter for t in trainables if t.parameter.ndim < 2]
+            param_groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+            if not (weight_decay and decayed and others):
+                decays = weight_decay if decayed else 0.0
+                param_groups = [{"params": [t.parameter for t in trainables], "weight_decay": decays}]
+        super().__init__(list(param_groups), {"lr": lr, "weight_decay": weight_decay})
+
+        group_of = {id(p): index for index, group in enumerate(self.param_groups) for p in group["params"]}
+        selected = {id(t.parameter) for t in trainables}
+        if set(group_of) != selected:
+            raise ConfigError(
+                f"param_groups hold {len(group_of)} parameters, {len(set(group_of) & selected)} of which are among "
+                f"the {len(selected)} that include/exclude select; they must be the same."
+            )
+        self.engine = ZOEngine(
+            model,
+            config,
+            trainables,
+            [group_of[id(t.parameter)] for t in trainables],
+            [group["weight_decay"] for group in self.param_groups],
+        )
+        self.last_record: StepRecord | None = None
+        self._log: ReplayLog | None = None
+        # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
+        # gradient clipping never sees it. float64, so that micro-batches sum without loss.
+        self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
+        if log is not None:
+            self.start_log(log)
+
+    # --- steps ------------------------------------------------------------------------------------------
+
+    def loss(self, loss_fn: LossFn) -> torch.Tensor:
+        """Estimate on one micro-batch; return its loss at theta, ready for ``backward()``.
+
+        The value is the loss; its gradient with respect to a tiny internal leaf is the method's scalars. So
+        whatever a training loop does to losses (scaling, accumulation) happens to the scalars too.
+
+        Args:
+            loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
+
+        Returns:
+            A float32 scalar on the model's device.
+        """
+        recorded = self._recorded()
+        if recorded is None:
+            estimate = self.engine.estimate(loss_fn)
+        else:
+            estimate = Estimate(recorded.loss, (0.0,) * self.engine.num_scalars)
+        device = self.param_groups[0]["params"][0].device
+        slopes = torch.tensor([*estimate.scalars, estimate.loss], dtype=torch.float64)
+        with torch.enable_grad():
+            seam = ((self._scalars - self._scalars.detach()) * slopes).sum()
+            return torch.tensor(estimate.loss, dtype=torch.float32, device=device) + seam.to(device, torch.float32)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
+        """Take one step.
+
+        Args:
+            closure: Runs one forward on a fixed batch and returns the scalar mean loss; must not call
+                ``backward()``. Without it, the step uses the losses made by :meth:`loss` since the last one.
+
+        Returns:
+            The loss at theta, before the step.
+
+        Raises:
+            NonFiniteLossError: See :meth:`zoft.engine.ZOEngine.estimate`.
+            ConfigError: If there is neither a closure nor a loss that was backpropagated.
+        """
+        for group, decay in zip(self.param_groups, self.engine.weight_decays, strict=True):
+            if group["weight_decay"] != decay:
+                raise ConfigError(
+                    f"weight_decay of a parameter group was changed from {decay} to {group['weight_decay']} after "
+                    "the optimizer was made; replay needs it constant."
+                )
+        lrs = [float(group["lr"]) for group in self.param_groups]
+        record = self._recorded()
+        if record is None:
+            record = self.engine.record(self._total(closure), lrs)
+            if self._log is not None:
+                self._log.append(record)
+        elif record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+            warnings.warn(
+                f"step {record.step} was logged with lr {record.lrs}, the schedule now says {lrs}; the log is followed "
+                "for the steps that it holds.",
+                ZoftWarning,
+                stacklevel=2,
+            )
+        self.engine.apply(record)
+        self._scalars.grad = None
+        self.last_record = record
+        return torch.tensor(record.loss)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the losses that were backpropagated since the last step."""
+        super().zero_grad(set_to_none)
+        self._scalars.grad = None
+
+    def _total(self, closure: Callable[[], Any] | None) -> list[float]:
+        if closure is not None:
+            estimate = self.engine.estimate(closure)
+            return [*estimate.scalars, estimate.loss]
+        if self._scalars.grad is None:
+            raise ConfigError(
+                "step() has nothing to go by: pass a closure that returns the loss, or call "
+                "optimizer.loss(closure).backward() first."
+            )
+        total: list[float] = self._scalars.grad.tolist()
+        return total
+
+    # --- log and state ----------------------------------------------------------------------------------
+
+    def start_log(self, path: str | os.PathLike[str]) -> None:
+        """Start a replay log at ``path``. The weights must be the run's base weights.
+
+        Raises:
+            ConfigError: If steps were already taken.
+        """
+        if self.engine.step:
+            raise ConfigError(f"a replay log starts at step 0, this run is at step {self.engine.step}.")
+        self._log = ReplayLog.create(path, make_header(self.engine))
+
+    def resume_log(self, path: str | os.PathLike[str]) -> int:
+        """Go on with an interrupted run's log.
+
+        Steps that the log holds beyond the present one are repeated from it, without evaluating anything:
+        the training loop only passes over their batches.
+
+        Returns:
+            The number of steps in the log.
+
+        Raises:
+            ReplayError: If the log is of another run: other base weights, parameters, groups or settings.
+        """
+        log = ReplayLog.open(path)
+        if len(log.records) < self.engine.step:
+            raise ReplayError(
+                f"the log at {Path(path)} ends at step {len(log.records)}, before this checkpoint's step "
+                f"{self.engine.step}."
+            )
+        mine = make_header(self.engine) if self.engine.step == 0 else {**make_header(self.engine), "base": None}
+        for key, value in log.header.items():
+            if key == "base":
+                if self.engine.step == 0:
+                    check_base(self.engine.model, value)
+            elif _identity(key, value) != _identity(key, mine[key]):
+                raise ReplayError(
+                    f"the log at {Path(path)} was made with {key} = {_difference(value, mine[key])}. Go on with the "
+                    "settings of the interrupted run, or start in another output_dir."
+                )
+        self._log = log
+        return len(log.records)
+
+    def close_log(self) -> None:
+        """Flush the replay log to the disk."""
+        if self._log is not None:
+            self._log.close()
+
+    def _recorded(self) -> StepRecord | None:
+        if self._log is None or self.engine.step >= len(self._log.records):
+            return None
+        return self._log.records[self.engine.step]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's state and, under ``"zo"``, the step number and the method's scalar state."""
+        state = super().state_dict()
+        state["zo"] = {"step": self.engine.step, "update": self.engine.method.update.state_dict()}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        if "zo" not in state_dict:
+            raise ConfigError("this optimizer state was not saved by ZOOptimizer (it has no 'zo' entry).")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "zo"})
+        self.engine.step = int(state_dict["zo"]["step"])
+        self.engine.method.update.load_state_dict(state_dict["zo"]["update"])
+
+
+# Settings that do not change what a step does to the weights may differ between a run and its resumption.
+_FREE = ("placement", "scratch_mib", "force", "nonfinite", "include", "exclude")
+
+
+def _identity(key: str, value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in _FREE} if key == "config" else value
+
+
+def _difference(theirs: Any, mine: Any) -> str:
+    if isinstance(theirs, dict):
+        keys = [k for k in theirs if theirs[k] != mine.get(k) and k not in _FREE]
+        return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
+    if isinstance(theirs, list) and len(theirs) == len(mine):
+        at = next(i for i, (a, b) in enumerate(zip(theirs, mine, strict=True)) if a != b)
+        return f"... {theirs[at]!r} (now {mine[at]!r})"
+    return f"{theirs!r:.60} (now {mine!r:.60})"
