@@ -127,8 +127,12 @@ class ZOArguments:
     _argument_group_name = "zeroth-order"
 
     zo_method: str = field(default="mezo", metadata={"help": "The zeroth-order method."})
-    zo_eps: float = field(
-        default=1e-3, metadata={"help": "Size of the perturbation: losses are taken at theta + zo_eps * z."}
+    zo_eps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Size of the perturbation: losses are taken at theta + zo_eps * z. "
+            "Default: the method's published one."
+        },
     )
     zo_num_queries: int | None = field(
         default=None, metadata={"help": "Random directions a step; default: the method's own."}

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.meters import StepMeter
@@ -103,6 +104,13 @@ class ZOTrainerMixin:
         finally:
             if self._zo_optimizer is not None:
                 self._zo_optimizer.close_log()
+
+    @property
+    def zo_engine(self) -> ZOEngine:
+        """The engine of this run; there is one from the start of training on."""
+        if self._zo_optimizer is None:
+            raise ConfigError("zo_engine exists once training has started: call train() first.")
+        return self._zo_optimizer.engine
 
     # --- the replay log ---------------------------------------------------------------------------------
 

@@ -1,0 +1,224 @@
+"""``zoft-train --config recipe.yaml [--flag value ...]``: fine-tune a language model by forward passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
+from zoft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zoft.hf.prompted import PromptedTrainer
+    from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+    from zoft.tasks.prompted import PromptedTask
+    from zoft.types import ZOConfig
+
+PROG = "zoft-train"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``zoft-train``."""
+    parsed = parse_cli(
+        sys.argv[1:] if argv is None else argv,
+        prog=PROG,
+        description="Fine-tune a language model with forward passes only.",
+    )
+    with user_errors(PROG):
+        try:
+            run(parsed)
+        except KeyboardInterrupt:
+            print(f"\n{PROG}: interrupted. Every finished step is in the log: --resume goes on from there.")
+            raise SystemExit(130) from None
+
+
+def run(parsed: ParsedArguments) -> dict[str, Any]:
+    """Evaluate, train, evaluate again, save. Returns what ``metrics.json`` holds."""
+    from transformers import TrainingArguments, set_seed
+
+    from zoft.evaluation.classification import evaluate_prompted
+    from zoft.tasks.prompted import option_scores
+
+    args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
+    set_seed(args.seed)
+    task = prompted_task(parsed.get(DataArguments))
+    model, tokenizer = load(parsed, task)
+    data = load_data(parsed, task, tokenizer)
+    output_dir = Path(args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    dump_resolved(output_dir / "resolved_config.yaml", parsed)
+
+    trainer = make_trainer(parsed, model, tokenizer, data)
+
+    def evaluate() -> dict[str, Any]:
+        return dict(
+            evaluate_prompted(
+                model,
+                data.evaluation,
+                data.encoder.collator(),
+                option_scores,
+                batch_size=args.per_device_eval_batch_size,
+                device=args.device,
+            )
+        )
+
+    before = evaluate()
+    _say(f"before: accuracy {before['accuracy']:.3f}, loss {before['loss']:.3f} on {before['n']} held-out rows")
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=True if options.resume else None)
+    seconds = time.perf_counter() - started
+    after = evaluate()
+    metrics = {
+        "before": before,
+        "after": after,
+        "train_seconds": round(seconds, 1),
+        **summary(trainer),
+    }
+    (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if options.save_model:
+        trainer.save_model(str(output_dir))
+    _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
+    for name, scores in (("before", before), ("after", after)):
+        _say(f"{name:>7}: held-out accuracy {scores['accuracy']:.3f}   held-out loss {scores['loss']:.3f}")
+    _say(f"wrote {output_dir}: model, zo_log, resolved_config.yaml, metrics.json")
+    return metrics
+
+
+@dataclass(frozen=True)
+class Data:
+    """Encoded rows and what encodes them."""
+
+    encoder: PromptEncoder
+    train: EncodedPrompts
+    evaluation: EncodedPrompts
+
+
+def prompted_task(data: DataArguments) -> PromptedTask:
+    """Build the task of a recipe.
+
+    Raises:
+        ConfigError: If the template or the label words are missing.
+    """
+    from zoft.tasks.prompted import PromptedTask
+
+    if data.template is None or not data.label_words:
+        raise ConfigError(
+            'a recipe needs a template and label_words, for example --template "{text}\\nOverall, the movie was" '
+            "--label_words terrible great"
+        )
+    return PromptedTask(data.template, tuple(data.label_words), data.labels, data.label_column)  # type: ignore[arg-type]
+
+
+def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
+    """Load model and tokenizer on the training device."""
+    from transformers import TrainingArguments
+
+    from zoft.cli.models import load_model_and_tokenizer
+
+    args = parsed.get(TrainingArguments)
+    kind = "masked" if task.is_masked else "causal"
+    model, tokenizer = load_model_and_tokenizer(parsed.get(ModelArguments), kind, seed=args.seed)  # type: ignore[arg-type]
+    return model.to(args.device), tokenizer
+
+
+def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Data:
+    """Load, split and encode the recipe's rows, and say how many there are."""
+    from transformers import TrainingArguments
+
+    from zoft.tasks.data import load_splits
+    from zoft.tasks.encoding import PromptEncoder
+
+    args, data = parsed.get(TrainingArguments), parsed.get(DataArguments)
+    splits = load_splits(
+        task.columns,
+        dataset=data.dataset,
+        dataset_config_name=data.dataset_config_name,
+        train_file=data.train_file,
+        eval_file=data.eval_file,
+        eval_fraction=data.eval_fraction,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        max_train_samples=data.max_train_samples,
+        max_eval_samples=data.max_eval_samples,
+        shuffle_labels=data.shuffle_labels,
+    )
+    encoder = PromptEncoder(task, tokenizer, data.max_length)
+    train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
+    _say(
+        f"{len(train)} training rows, {len(evaluation)} held-out rows; "
+        f"{train.truncated_share:.1%} of the training rows are cut to {data.max_length} tokens"
+        + (" - TRAINING LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else "")
+    )
+    return Data(encoder, train, evaluation)
+
+
+def make_trainer(parsed: ParsedArguments, model: Any, tokenizer: Any, data: Data) -> PromptedTrainer:
+    """Build the Trainer of a recipe."""
+    from transformers import TrainingArguments
+
+    from zoft.hf.prompted import PromptedTrainer, accuracy
+
+    args = parsed.get(TrainingArguments)
+    args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
+    args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
+    return PromptedTrainer(
+        model=model,
+        args=args,
+        zo=zo_config(parsed),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        data_collator=data.encoder.collator(),
+        processing_class=tokenizer,
+        compute_metrics=accuracy,
+    )
+
+
+def zo_config(parsed: ParsedArguments) -> ZOConfig:
+    """Build the zeroth-order configuration of a recipe."""
+    from transformers import TrainingArguments
+
+    from zoft.types import ZOConfig
+
+    zo = parsed.get(ZOArguments)
+    return ZOConfig(
+        method=zo.zo_method,
+        zo_eps=zo.zo_eps,
+        num_queries=zo.zo_num_queries,
+        seed=parsed.get(TrainingArguments).seed if zo.zo_seed is None else zo.zo_seed,
+        distribution=zo.zo_distribution,
+        placement=zo.zo_placement,
+        include=tuple(zo.zo_include),
+        exclude=tuple(zo.zo_exclude),
+        nonfinite=zo.zo_nonfinite,
+        scratch_mib=zo.zo_scratch_mib,
+        force=zo.zo_force,
+        method_kwargs=zo.method_kwargs,
+    )
+
+
+def summary(trainer: PromptedTrainer) -> dict[str, Any]:
+    """Return a finished run's figures."""
+    from zoft.hf.meters import peak_memory_bytes
+
+    engine = trainer.zo_engine
+    return {
+        "steps": engine.step,
+        "forwards": engine.step * engine.method.estimator.forwards * trainer.args.gradient_accumulation_steps,
+        "method": engine.config.method,
+        "placement": engine.placement,
+        "trained_parameters": sum(t.parameter.numel() for t in engine.trainables),
+        "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
+    }
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

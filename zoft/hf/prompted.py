@@ -1,0 +1,37 @@
+"""A trainer whose loss is that of prompted classification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import EvalPrediction, Trainer
+
+from zoft.hf.trainer import ZOTrainerMixin
+from zoft.tasks.prompted import option_scores
+
+
+class _PromptedLoss(Trainer):  # type: ignore[misc]
+    """Scores the label words at their positions only; see :func:`zoft.tasks.prompted.option_scores`."""
+
+    # The loss is a mean over the batch, which Trainer must still divide by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Return the cross-entropy over the options, and their scores as logits if asked."""
+        scores = option_scores(model, inputs)
+        loss = nn.functional.cross_entropy(scores, inputs["labels"])
+        return (loss, {"loss": loss, "logits": scores}) if return_outputs else loss
+
+
+class PromptedTrainer(ZOTrainerMixin, _PromptedLoss):  # type: ignore[misc]
+    """Zeroth-order prompted classification, as ``zoft-train`` runs it."""
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """``compute_metrics`` for Trainer: the share of rows whose best-scored option is right."""
+    return {"accuracy": float(np.mean(np.argmax(prediction.predictions, axis=-1) == prediction.label_ids))}
