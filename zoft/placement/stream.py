@@ -42,6 +42,7 @@ class StreamPlacement:
         self._scratch_bytes = scratch_bytes
         self._scratch: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = {}
         self._depth = 0
+        self._active: set[int] = set()
         self._terms: Sequence[Term] = ()
         self._called: set[nn.Module] = set()
         self._model = model
@@ -100,7 +101,8 @@ class StreamPlacement:
             self._called.add(module)
             if not self._terms:
                 return original(*args, **kwargs)
-            whole, sliced = self._split(module, owned)
+            # A tied parameter may be swapped already, by a module around this one.
+            whole, sliced = self._split(module, [t for t in owned if t.number not in self._active])
             with self._swapped(whole) as buffers:
                 if sliced:
                     with _Sliced(self, sliced):
@@ -131,6 +133,7 @@ class StreamPlacement:
         saved = [(t.parameter, t.parameter.data) for t in owned]
         spans, buffers = self._perturb(owned, [weight for _, weight in saved])
         self._depth += 1
+        self._active.update(t.number for t in owned)
         try:
             for (parameter, _), span in zip(saved, spans, strict=True):
                 parameter.data = span.out
@@ -138,6 +141,7 @@ class StreamPlacement:
         finally:
             for parameter, weight in saved:
                 parameter.data = weight
+            self._active.difference_update(t.number for t in owned)
             self._depth -= 1
 
     def _perturb(

@@ -1,0 +1,106 @@
+"""``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoft.cli.arguments import TRAIN_GROUPS
+from zoft.cli.config import ParsedArguments, parse_cli, user_errors
+from zoft.cli.train import load, prompted_task
+from zoft.errors import ReplayError
+
+PROG = "zoft-replay"
+
+
+@dataclass
+class ReplayArguments:
+    """What to replay, and what to do with the result."""
+
+    _argument_group_name = "replay"
+
+    log: str | None = field(default=None, metadata={"help": "The replay log; default: zo_log in output_dir."})
+    upto_step: int | None = field(default=None, metadata={"help": "Replay this many steps; default: all."})
+    save_to: str | None = field(default=None, metadata={"help": "Write the replayed model into this folder."})
+    verify: str | None = field(
+        default=None, metadata={"help": "Compare, bit for bit, with the model saved in this folder."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``zoft-replay``."""
+    parsed = parse_cli(
+        sys.argv[1:] if argv is None else argv,
+        prog=PROG,
+        description="Rebuild fine-tuned weights from the base model and a run's log. Needs no data.",
+        groups=(*TRAIN_GROUPS, ReplayArguments),
+    )
+    with user_errors(PROG):
+        run(parsed)
+
+
+def run(parsed: ParsedArguments) -> None:
+    """Replay, then verify and save as asked.
+
+    Raises:
+        ReplayError: If the log does not fit the model, or the result differs from the model to verify.
+    """
+    from transformers import TrainingArguments
+
+    from zoft.cli.arguments import DataArguments
+    from zoft.hf.trainer import LOG_NAME
+    from zoft.replay_log import replay
+
+    options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
+    model, tokenizer = load(parsed, prompted_task(parsed.get(DataArguments)))
+    path = Path(options.log) if options.log else Path(args.output_dir, LOG_NAME)
+    started = time.perf_counter()
+    steps = replay(model, path, options.upto_step)
+    print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)
+    if options.verify:
+        _verify(model, Path(options.verify))
+        print(f"{options.verify} is bit-identical", flush=True)
+    if options.save_to:
+        model.save_pretrained(options.save_to)
+        tokenizer.save_pretrained(options.save_to)
+        print(f"wrote {options.save_to}", flush=True)
+
+
+def _verify(model: Any, folder: Path) -> None:
+    import torch
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ReplayError(f"there is no saved model to verify in {folder}.")
+    mine = _saved_tensors(model)
+    compared = 0
+    for file in files:
+        with safe_open(file, framework="pt") as saved:
+            for name in saved.keys():  # noqa: SIM118 - not a dict
+                theirs = saved.get_tensor(name)
+                if name not in mine:
+                    raise ReplayError(f"{file} holds {name}, which the replayed model lacks.")
+                a, b = mine[name].contiguous().view(-1), theirs.contiguous().view(-1)
+                if a.dtype != b.dtype or not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+                    raise ReplayError(f"the replayed model differs from {file}; {name} differs first.")
+                compared += 1
+    if not compared:
+        raise ReplayError(f"the model saved in {folder} holds no tensors.")
+
+
+def _saved_tensors(model: Any) -> dict[str, Any]:
+    """Return the tensors under the names with which ``save_pretrained`` writes them."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if isinstance(model, PeftModel):
+        return dict(get_peft_model_state_dict(model))
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+
+
+if __name__ == "__main__":
+    main()
