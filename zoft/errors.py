@@ -1,15 +1,15 @@
 """Every exception and warning that zoft raises on purpose.
 
-    Exception
-    └── ZoftError
-        ├── ConfigError (ValueError)       a setting is unknown, out of range, or contradicts another
-        ├── DataError (ValueError)         the user's data cannot be used as the recipe says
-        ├── AssetError                     a packaged model or data set is missing or altered
-        ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
-        ├── NonFiniteLossError             a loss came back as NaN or infinity
-        └── ReplayError                    the log does not belong to this model, or is damaged
-    UserWarning
-    └── ZoftWarning                        it works, but not as you may think
+Exception
+└── ZoftError
+    ├── ConfigError (ValueError)       a setting is unknown, out of range, or contradicts another
+    ├── DataError (ValueError)         the user's data cannot be used as the recipe says
+    ├── AssetError                     a packaged model or data set is missing or altered
+    ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
+    ├── NonFiniteLossError             a loss came back as NaN or infinity
+    └── ReplayError                    the log does not belong to this model, or is damaged
+UserWarning
+└── ZoftWarning                        it works, but not as you may think
 """
 
 from __future__ import annotations

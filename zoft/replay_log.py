@@ -77,8 +77,7 @@ def make_header(engine: ZOEngine) -> dict[str, Any]:
         "num_scalars": engine.num_scalars,
         "weight_decays": list(engine.weight_decays),
         "parameters": [
-            {"name": t.name, "group": group}
-            for t, group in zip(engine.trainables, engine.group_of, strict=True)
+            {"name": t.name, "group": group} for t, group in zip(engine.trainables, engine.group_of, strict=True)
         ],
         "base": fingerprint(engine.model),
     }
@@ -143,7 +142,7 @@ class ReplayLog:
         for key, mine in (("format", FORMAT_VERSION), ("noise_spec", NOISE_SPEC_VERSION)):
             if header[key] != mine:
                 raise ReplayError(
-                    f"{path} has {key} version {header[key]}; this zoft reads version {mine}. Use the zoft that wrote it."
+                    f"{path} has {key} version {header[key]}; this zoft reads {mine}. Use the zoft that wrote it."
                 )
         records, end = _read_records(path, header, content, 16 + length)
         return cls(path, header, records, end)
@@ -180,9 +179,7 @@ def _layout(header: dict[str, Any]) -> struct.Struct:
     return struct.Struct(f"<IIf{header['num_scalars']}f{len(header['weight_decays'])}f")
 
 
-def _read_records(
-    path: Path, header: dict[str, Any], content: bytes, start: int
-) -> tuple[list[StepRecord], int]:
+def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int) -> tuple[list[StepRecord], int]:
     layout, count = _layout(header), header["num_scalars"]
     size = layout.size + 4
     records: list[StepRecord] = []
@@ -196,9 +193,7 @@ def _read_records(
         step, flags, loss, *rest = layout.unpack(body)
         if step != len(records):
             raise ReplayError(f"the replay log {path} holds step {step} where step {len(records)} belongs.")
-        records.append(
-            StepRecord(step, loss, tuple(rest[:count]), tuple(rest[count:]), bool(flags & _SKIPPED))
-        )
+        records.append(StepRecord(step, loss, tuple(rest[:count]), tuple(rest[count:]), bool(flags & _SKIPPED)))
     return records, start + len(records) * size
 
 

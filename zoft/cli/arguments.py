@@ -23,25 +23,17 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={
-            "help": "A Hub id, a local folder, a .gguf file, or packaged:smollm2-135m-instruct (no network)."
-        },
+        metadata={"help": "A Hub id, a local folder, a .gguf file, or packaged:smollm2-135m-instruct (no network)."},
     )
-    gguf_file: str | None = field(
-        default=None, metadata={"help": "The name of a GGUF file inside model_name_or_path."}
-    )
+    gguf_file: str | None = field(default=None, metadata={"help": "The name of a GGUF file inside model_name_or_path."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={
-            "help": "Precision of the weights; auto is float32 on CPU and the checkpoint's own on GPU."
-        },
+        metadata={"help": "Precision of the weights; auto is float32 on CPU and the checkpoint's own on GPU."},
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention kernels, as in transformers: sdpa, eager, ..."}
     )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run model code from the Hub repository."}
-    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the Hub repository."})
     use_peft: bool = field(
         default=False, metadata={"help": "Train a LoRA adapter (PEFT) in place of the model's own weights."}
     )
@@ -52,9 +44,7 @@ class ModelArguments:
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
     lora_target_modules: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Names of the modules to adapt, or all-linear; default: PEFT's for the architecture."
-        },
+        metadata={"help": "Names of the modules to adapt, or all-linear; default: PEFT's for the architecture."},
     )
 
 
@@ -89,9 +79,7 @@ class DataArguments:
     )
     label_words: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "What the model should say, one word a class, without a leading space: terrible great."
-        },
+        metadata={"help": "What the model should say, one word a class, without a leading space: terrible great."},
     )
     labels: list[str] | None = field(
         default=None,
@@ -100,9 +88,7 @@ class DataArguments:
     label_column: str = field(default="label", metadata={"help": "The column with the label."})
     max_length: int | None = field(
         default=512,
-        metadata={
-            "help": "Longest input in tokens; the longest column is cut so that the prompt's end survives."
-        },
+        metadata={"help": "Longest input in tokens; the longest column is cut so that the prompt's end survives."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many evaluation rows."})
@@ -137,20 +123,14 @@ class ZOArguments:
     zo_num_queries: int | None = field(
         default=None, metadata={"help": "Random directions a step; default: the method's own."}
     )
-    zo_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the random directions; default: --seed."}
-    )
+    zo_seed: int | None = field(default=None, metadata={"help": "Seed of the random directions; default: --seed."})
     zo_distribution: str | None = field(
         default=None,
-        metadata={
-            "help": "Distribution of the directions: gaussian, rademacher, ...; default: the method's own."
-        },
+        metadata={"help": "Distribution of the directions: gaussian, rademacher, ...; default: the method's own."},
     )
     zo_placement: str = field(
         default="auto",
-        metadata={
-            "help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace."
-        },
+        metadata={"help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace."},
     )
     zo_include: list[str] = field(
         default_factory=list,
@@ -163,9 +143,7 @@ class ZOArguments:
     zo_nonfinite: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "What to do when a loss is NaN or infinite."}
     )
-    zo_scratch_mib: int = field(
-        default=64, metadata={"help": "Scratch memory for perturbed weights, in MiB."}
-    )
+    zo_scratch_mib: int = field(default=64, metadata={"help": "Scratch memory for perturbed weights, in MiB."})
     zo_force: bool = field(
         default=False,
         metadata={"help": "Run even where zoft expects that nothing is learned (the message says why)."},
@@ -198,9 +176,5 @@ class RunArguments:
 
     _argument_group_name = "run"
 
-    resume: bool = field(
-        default=False, metadata={"help": "Continue the run in output_dir from where its log ends."}
-    )
-    save_model: bool = field(
-        default=True, metadata={"help": "Write the fine-tuned model into output_dir at the end."}
-    )
+    resume: bool = field(default=False, metadata={"help": "Continue the run in output_dir from where its log ends."})
+    save_model: bool = field(default=True, metadata={"help": "Write the fine-tuned model into output_dir at the end."})

@@ -121,9 +121,7 @@ def parse_arguments(
     files, flags = config.parse_known_args(list(argv))
     defaults = vars(parser.parse_args([]))
     if len(files.config) > 1:
-        raise ConfigError(
-            f"--config is given {len(files.config)} times; give one recipe and change it by flags"
-        )
+        raise ConfigError(f"--config is given {len(files.config)} times; give one recipe and change it by flags")
     for path in files.config:
         parser.set_defaults(**_recipe_values(path, read_recipe(path), parser, all_groups))
     namespace, unknown = parser.parse_known_args(flags)
@@ -132,8 +130,7 @@ def parse_arguments(
     values = vars(namespace)
     try:
         instances = tuple(
-            group(**{field.name: values[field.name] for field in fields(group) if field.init})
-            for group in all_groups
+            group(**{field.name: values[field.name] for field in fields(group) if field.init}) for group in all_groups
         )
     except ConfigError:
         raise
@@ -179,12 +176,8 @@ def _with_training(groups: Sequence[type[Any]], training: bool) -> tuple[type[An
 def _build_parser(prog: str, description: str, groups: Sequence[type[Any]]) -> _Parser:
     dataclasses = typing.cast("Any", groups)
     parser = _Parser(dataclasses, prog=prog, usage=USAGE, description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--config", metavar="RECIPE.yaml", help="A recipe: the same names as the flags; flags win."
-    )
-    parser.add_argument(
-        "--help_all", action="store_true", help="Also list the flags of TrainingArguments and exit."
-    )
+    parser.add_argument("--config", metavar="RECIPE.yaml", help="A recipe: the same names as the flags; flags win.")
+    parser.add_argument("--help_all", action="store_true", help="Also list the flags of TrainingArguments and exit.")
     return parser
 
 

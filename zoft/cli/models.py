@@ -68,9 +68,7 @@ def _source(arguments: ModelArguments) -> tuple[str, str | None]:
     """Return what to load from, and the GGUF file in it, if it is one."""
     name = arguments.model_name_or_path
     if name is None:
-        raise ConfigError(
-            "model_name_or_path is missing; try --model_name_or_path packaged:smollm2-135m-instruct"
-        )
+        raise ConfigError("model_name_or_path is missing; try --model_name_or_path packaged:smollm2-135m-instruct")
     if is_packaged(name):
         if arguments.gguf_file is not None:
             raise ConfigError(f"gguf_file does not go with {name}, which brings its own file")
@@ -106,9 +104,7 @@ def _from_pretrained(
             trust_remote_code=arguments.trust_remote_code,
             output_loading_info=True,
         )
-    except (
-        ValueError
-    ) as error:  # an architecture without this head, an unknown attention, remote code not trusted
+    except ValueError as error:  # an architecture without this head, an unknown attention, remote code not trusted
         raise ConfigError(f"{name!r} could not be loaded as a {task_kind} language model: {error}") from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
@@ -126,9 +122,7 @@ def _with_lora(model: PreTrainedModel, arguments: ModelArguments, task_kind: Tas
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ConfigError(
-            "use_peft needs the package 'peft', which is not installed; run: pip install peft"
-        ) from None
+        raise ConfigError("use_peft needs the package 'peft', which is not installed; run: pip install peft") from None
     targets: Any = arguments.lora_target_modules
     config = LoraConfig(
         r=arguments.lora_r,

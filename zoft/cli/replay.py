@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoft.cli.arguments import TRAIN_GROUPS
-from zoft.cli.config import ParsedArguments, parse_cli, user_errors
+from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.train import load, prompted_task
 from zoft.errors import ReplayError
 

@@ -34,9 +34,7 @@ class OneSided:
 
     def points(self, step: int) -> list[Point]:
         """See :class:`zoft.estimators.Estimator`."""
-        perturbed = [
-            Point(f"loss_plus of query {k}", (Term(step, k, self.zo_eps),)) for k in range(self.num_queries)
-        ]
+        perturbed = [Point(f"loss_plus of query {k}", (Term(step, k, self.zo_eps),)) for k in range(self.num_queries)]
         return [Point("loss_clean", ()), *perturbed]
 
     def estimate(self, losses: Sequence[float]) -> Estimate:

@@ -35,9 +35,5 @@ def build(config: ZOConfig, options: FzooOptions) -> Method:
     config = with_defaults(config, zo_eps=1e-4, num_queries=8, distribution="rademacher")
     assert config.num_queries is not None and config.zo_eps is not None
     if config.num_queries < 2:
-        raise ConfigError(
-            f"fzoo needs num_queries >= 2 to measure the spread of the losses, got {config.num_queries}."
-        )
-    return Method(
-        dense_directions(config), OneSided(config.num_queries, config.zo_eps), SpreadNormalized(), config
-    )
+        raise ConfigError(f"fzoo needs num_queries >= 2 to measure the spread of the losses, got {config.num_queries}.")
+    return Method(dense_directions(config), OneSided(config.num_queries, config.zo_eps), SpreadNormalized(), config)

@@ -157,9 +157,7 @@ def _combine(
         total = total + z * torch.tensor(term.coefficient, dtype=compute, device=base.device)
     value = base.to(compute) * torch.tensor(decay, dtype=compute, device=base.device) + total
     if rounding == "stochastic" and base.dtype in (torch.bfloat16, torch.float16):
-        return round_stochastically(
-            value, rounding_bits(elements, parameter, rounding_step, key), base.dtype
-        )
+        return round_stochastically(value, rounding_bits(elements, parameter, rounding_step, key), base.dtype)
     return value.to(base.dtype)
 
 
@@ -179,7 +177,15 @@ def combine(
         for low, high in _chunks(out.numel()):
             elements = torch.arange(span.start + low, span.start + high, device=out.device)
             out[low:high] = _combine(
-                base[low:high], elements, span.parameter, terms, decay, rounding, rounding_step, key, distribution
+                base[low:high],
+                elements,
+                span.parameter,
+                terms,
+                decay,
+                rounding,
+                rounding_step,
+                key,
+                distribution,
             )
 
 

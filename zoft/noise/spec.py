@@ -49,8 +49,14 @@ MAX_BLOCK = 2**40 - 1
 # float32 constants, as bits; each polynomial is evaluated by Horner from the last coefficient down.
 LOG_SPLIT_BITS = 0x3F3504F3  # sqrt(1/2): mantissas are taken in [sqrt(1/2), sqrt(2))
 LOG_POLY_BITS = (  # ln(1 + m) / m
-    0x3F7FFFFF, 0xBF00003D, 0x3EAAAD00, 0xBE7FB18B,
-    0x3E4BC2E5, 0xBE309C03, 0x3E263CF4, 0xBDCF8BA5,
+    0x3F7FFFFF,
+    0xBF00003D,
+    0x3EAAAD00,
+    0xBE7FB18B,
+    0x3E4BC2E5,
+    0xBE309C03,
+    0x3E263CF4,
+    0xBDCF8BA5,
 )
 SIN_POLY_BITS = (0x3F3504F3, 0xBDF15BE0, 0x3BC10EA7, 0xB9109CF7)  # sin(t) / (sqrt(2) t) in t^2
 COS_POLY_BITS = (0x3F3504F3, 0xBEB504D1, 0x3CF14AAA, 0xBA7BD516)  # cos(t) / sqrt(2) in t^2

@@ -38,9 +38,7 @@ class InplacePlacement:
 
     def _move(self, target: dict[tuple[int, int], float]) -> None:
         addresses = dict.fromkeys((*self._offset, *target))
-        terms = [
-            Term(*address, target.get(address, 0.0) - self._offset.get(address, 0.0)) for address in addresses
-        ]
+        terms = [Term(*address, target.get(address, 0.0) - self._offset.get(address, 0.0)) for address in addresses]
         with uninterrupted():
             if any(term.coefficient for term in terms):
                 write_weights(self._directions, self._trainables, terms)

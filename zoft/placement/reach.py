@@ -102,9 +102,7 @@ def _moved(probe: _Probe, trainables: Sequence[Trainable]) -> Iterator[None]:
                 weight.copy_(copy)
 
 
-def prove_reach(
-    model: nn.Module, trainables: Sequence[Trainable], loss_fn: LossFn, scratch_bytes: int
-) -> None:
+def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: LossFn, scratch_bytes: int) -> None:
     """Check that streaming a change of all weights does to the loss what changing them does.
 
     Args:

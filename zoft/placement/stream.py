@@ -254,9 +254,7 @@ class _Sliced(TorchFunctionMode):
         if not used or not isinstance(result, torch.Tensor):
             return result  # a shape, a dtype, a device
         noisy = {id(a): self._stream.whole(self._by_id[id(a)], a.data) for a in used}
-        return func(
-            *(noisy.get(id(a), a) for a in args), **{name: noisy.get(id(a), a) for name, a in kwargs.items()}
-        )
+        return func(*(noisy.get(id(a), a) for a in args), **{name: noisy.get(id(a), a) for name, a in kwargs.items()})
 
 
 def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

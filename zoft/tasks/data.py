@@ -87,9 +87,7 @@ def load_splits(
         DataError: The rows cannot be used; the message names file, row and value.
     """
     if (dataset is None) == (train_file is None):
-        raise ConfigError(
-            f"give either dataset or train_file, got dataset={dataset!r} and train_file={train_file!r}"
-        )
+        raise ConfigError(f"give either dataset or train_file, got dataset={dataset!r} and train_file={train_file!r}")
     if not 0.0 < eval_fraction < 1.0:
         raise ConfigError(f"eval_fraction must lie between 0 and 1, got {eval_fraction}")
     for name, limit in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
@@ -112,9 +110,7 @@ def load_splits(
     train = _without_shared_texts(train, evaluation, columns.text)[:max_train_samples]
     evaluation = evaluation[:max_eval_samples]
     if not train:
-        raise DataError(
-            f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation"
-        )
+        raise DataError(f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation")
     _warn_of_absent_labels(train, columns)
     if shuffle_labels:
         permuted = [row[columns.label] for row in train]
@@ -161,9 +157,7 @@ def _without_shared_texts(train: list[Row], evaluation: list[Row], text_columns:
     seen = {_normalised(row, text_columns) for row in evaluation}
     kept = [row for row in train if _normalised(row, text_columns) not in seen]
     if dropped := len(train) - len(kept):
-        print(
-            f"dropped {dropped} training rows whose text is also among the evaluation rows", file=sys.stderr
-        )
+        print(f"dropped {dropped} training rows whose text is also among the evaluation rows", file=sys.stderr)
     return kept
 
 

@@ -80,9 +80,7 @@ class PromptedCollator:
             ends = torch.tensor([[example["position"]] for example in examples])
             lengths = torch.tensor([[len(example["input_ids"])] for example in examples])
             # A negative index counts from the row's end; padding on the right moves that end.
-            batch["option_positions"] = (
-                ends + lengths - batch["input_ids"].shape[1] if self.is_masked else ends
-            )
+            batch["option_positions"] = ends + lengths - batch["input_ids"].shape[1] if self.is_masked else ends
             return {**batch, "labels": labels}
         rows = [[*example["input_ids"], *option[:-1]] for example in examples for option in self.options]
         count, longest = len(self.options), max(map(len, self.options))
@@ -124,18 +122,14 @@ class PromptEncoder:
             missing.
     """
 
-    def __init__(
-        self, task: PromptedTask, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-    ) -> None:
+    def __init__(self, task: PromptedTask, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
         self.task = task
         self.tokenizer = tokenizer
         if task.is_masked and tokenizer.mask_token is None:
             raise ConfigError(f"the template contains {MASK}, but the model's tokenizer has no mask token")
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         if pad is None:
-            raise ConfigError(
-                "the model's tokenizer has neither a padding nor an end-of-text token; set pad_token"
-            )
+            raise ConfigError("the model's tokenizer has neither a padding nor an end-of-text token; set pad_token")
         self.pad_token_id: int = pad
         self.options = tuple(self._option_tokens(word) for word in task.spaced_words)
         self._check_options()
@@ -184,8 +178,7 @@ class PromptEncoder:
         mask = str(self.tokenizer.mask_token)
         # Only the template's own text: a mask in the data must not become a second place to predict.
         return [
-            (column, text.replace(MASK, mask) if column is None else text.replace(mask, " "))
-            for column, text in parts
+            (column, text.replace(MASK, mask) if column is None else text.replace(mask, " ")) for column, text in parts
         ]
 
     def _position(self, ids: list[int]) -> int:
@@ -204,9 +197,9 @@ class PromptEncoder:
                 )
             longest = max(columns, key=lambda index: len(parts[index][1]))
             column, text = parts[longest]
-            offsets = self.tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )["offset_mapping"]
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+                "offset_mapping"
+            ]
             keep = len(offsets) - excess
             cut = min(offsets[keep - 1][1], len(text) - 1) if keep > 0 else 0
             parts = [*parts[:longest], (column, text[:cut].rstrip()), *parts[longest + 1 :]]

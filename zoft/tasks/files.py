@@ -43,9 +43,7 @@ def load_rows(source: str) -> list[Row]:
     try:
         rows = reader(path)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{source}: the file is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from None
+        raise DataError(f"{source}: the file is not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not rows:
         raise DataError(f"{source}: the file has no rows")
     return rows
@@ -87,9 +85,7 @@ def _read_jsonl(path: Path) -> list[Row]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}: line {number} is not JSON: {error.msg} (column {error.colno})"
-                ) from None
+                raise DataError(f"{path}: line {number} is not JSON: {error.msg} (column {error.colno})") from None
             rows.append(_checked(row, f"{path}: line {number}"))
     return rows
 
@@ -119,9 +115,7 @@ def _read_csv(path: Path, delimiter: str = ",") -> list[Row]:
             for row in reader:
                 columns = reader.fieldnames or ()
                 if None in row or None in row.values():
-                    raise DataError(
-                        f"{path}: line {reader.line_num} does not have the header's {len(columns)} fields"
-                    )
+                    raise DataError(f"{path}: line {reader.line_num} does not have the header's {len(columns)} fields")
                 rows.append(dict(row))
         except csv.Error as error:
             raise DataError(f"{path}: line {reader.line_num}: {error}") from None

@@ -68,15 +68,12 @@ class PromptedTask:
             raise ConfigError(f"label_words must differ and must not be empty, got {list(self.label_words)}")
         if len(self.label_keys) != len(words):
             raise ConfigError(
-                f"labels must name one value for each of the {len(words)} label words, "
-                f"got {list(self.labels or ())}"
+                f"labels must name one value for each of the {len(words)} label words, got {list(self.labels or ())}"
             )
         if len(set(self.label_keys)) < len(words):
             raise ConfigError(f"labels must differ, got {list(self.labels or ())}")
         if self.label_column in self.text_columns:
-            raise ConfigError(
-                f"the template shows the answer: it contains the label column {self.label_column!r}"
-            )
+            raise ConfigError(f"the template shows the answer: it contains the label column {self.label_column!r}")
         if self.template.count(MASK) > 1:
             raise ConfigError(f"the template may contain {MASK} once, got {self.template!r}")
 
@@ -95,13 +92,9 @@ class PromptedTask:
         fields = [(name, spec, conversion) for _, name, spec, conversion in parsed if name is not None]
         for name, spec, conversion in fields:
             if not name or spec or conversion:
-                raise ConfigError(
-                    f"template {self.template!r}: expected {{column}}, got an empty name or a format"
-                )
+                raise ConfigError(f"template {self.template!r}: expected {{column}}, got an empty name or a format")
         if not fields:
-            raise ConfigError(
-                f"template {self.template!r} names no column; write for example '{{text}} It was'"
-            )
+            raise ConfigError(f"template {self.template!r} names no column; write for example '{{text}} It was'")
         return tuple(dict.fromkeys(name for name, _, _ in fields))
 
     @property

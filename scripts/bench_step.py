@@ -1,0 +1,152 @@
+"""Time one MeZO step against the two plain forwards that it cannot do without, and compare peak memory.
+
+    python scripts/bench_step.py                    # the packaged 135M model, batch 16
+    python scripts/bench_step.py --placement snapshot --method fzoo --dtype bfloat16
+
+Everything is measured in one run, interleaved: plain no-grad forwards computing the same loss, zoft's step,
+and MeZO's step as its authors wrote it (noise regenerated three times by torch.normal, one tensor at a
+time). Peak memory is that of two fresh processes, one that only runs forwards and one that trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import zoft
+from zoft.cli.arguments import ModelArguments
+from zoft.cli.models import load_model_and_tokenizer
+from zoft.tasks.encoding import PromptEncoder
+from zoft.tasks.prompted import PromptedTask, prompted_loss
+
+TEXTS = (
+    "a gripping film that never lets go of its audience and lingers long after the lights come up",
+    "the plot is thin , the jokes are old , and the two leads have nothing to say to each other for most of it",
+    "one of the warmest surprises of the year , told with patience and a very good ear for how people talk",
+    "it is hard to care about anyone here , and harder still to stay awake until the ending that you saw coming",
+)
+
+
+def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """Load the model and one batch of prompts."""
+    model, tokenizer = load_model_and_tokenizer(
+        ModelArguments(model_name_or_path=arguments.model, dtype=arguments.dtype)
+    )
+    task = PromptedTask("{text}\nOverall, the movie was", ("terrible", "great"))
+    encoder = PromptEncoder(task, tokenizer, 512)
+    rows = [
+        {"text": " . ".join([TEXTS[i % len(TEXTS)]] * arguments.repeat), "label": i % 2} for i in range(arguments.batch)
+    ]
+    batch = encoder.collator()(list(encoder.encode(rows).examples))
+    model.eval()
+    return model, lambda: prompted_loss(model, batch)
+
+
+def forwards(loss: Callable[[], torch.Tensor], count: int) -> None:
+    """Run plain forwards."""
+    with torch.no_grad():
+        for _ in range(count):
+            loss().item()
+
+
+def as_written_step(model: nn.Module, loss: Callable[[], torch.Tensor], lr: float, eps: float, seed: int) -> None:
+    """One step of Algorithm 1 of arXiv 2305.17333, with noise drawn as the authors' trainer draws it."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def perturb(scale: float) -> None:
+        torch.manual_seed(seed)
+        for p in parameters:
+            z = torch.normal(mean=0, std=1, size=p.data.size(), device=p.device, dtype=p.dtype)
+            p.data = p.data + scale * z * eps
+
+    with torch.no_grad():
+        perturb(1)
+        plus = loss().item()
+        perturb(-2)
+        minus = loss().item()
+        perturb(1)
+        projected_grad = (plus - minus) / (2 * eps)
+        torch.manual_seed(seed)
+        for p in parameters:
+            z = torch.normal(mean=0, std=1, size=p.data.size(), device=p.device, dtype=p.dtype)
+            p.data = p.data - lr * (projected_grad * z)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_of(arguments: argparse.Namespace, what: str) -> int:
+    """Return the peak resident bytes of a fresh process that only does ``what``."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", what]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(output.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=1, help="sentences a prompt: 1 is about 30 tokens")
+    parser.add_argument("--method", default="mezo")
+    parser.add_argument("--placement", default="stream")
+    parser.add_argument("--distribution", default=None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", default=None)
+    parser.add_argument("--only", choices=("forward", "train"), default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+
+    model, loss = setting(arguments)
+    config = zoft.ZOConfig(
+        method=arguments.method, placement=arguments.placement, distribution=arguments.distribution, zo_eps=1e-3
+    )
+    optimizer = zoft.ZOOptimizer(model, lr=1e-7, config=config)
+    count = optimizer.engine.method.estimator.forwards
+    if arguments.only:
+        for _ in range(3):
+            forwards(loss, count) if arguments.only == "forward" else optimizer.step(loss)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        return
+
+    works: dict[str, Callable[[], object]] = {
+        f"{count} plain forwards": lambda: forwards(loss, count),
+        f"zoft {arguments.method} ({arguments.placement})": lambda: optimizer.step(loss),
+        "MeZO as written": lambda: as_written_step(model, loss, 1e-7, 1e-3, 1),
+    }
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(arguments.rounds):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    plain = medians[f"{count} plain forwards"]
+    print(f"{arguments.model} {arguments.dtype}, batch {arguments.batch}, {torch.get_num_threads()} threads")
+    for name, median in medians.items():
+        print(f"{name:28} {median:8.3f} s   {median / plain:6.3f} x   (min {min(seconds[name]):.3f})")
+    memory = {what: peak_of(arguments, what) for what in ("forward", "train")}
+    ratio = memory["train"] / memory["forward"]
+    print(
+        f"peak memory: forward-only {memory['forward'] / 2**20:.0f} MiB, training {memory['train'] / 2**20:.0f} MiB, {ratio:.3f} x"
+    )
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump({"seconds": seconds, "peak_bytes": memory, "arguments": vars(arguments)}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
