@@ -73,6 +73,7 @@ class ZOEngine:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
         losses = []
+        loss_fn = _uncached(loss_fn)
         with _evaluating(self.model), torch.no_grad():
             if not self._proved:
                 self._placement = self._placement.proved(loss_fn)
@@ -158,6 +159,19 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _uncached(loss_fn: LossFn) -> LossFn:
+    """Keep autocast's 16-bit copies of weights from outliving the weights of one evaluation."""
+
+    def evaluate() -> torch.Tensor:
+        torch.clear_autocast_cache()
+        try:
+            return loss_fn()
+        finally:
+            torch.clear_autocast_cache()
+
+    return evaluate
 
 
 def _scalar(loss: object) -> float:

@@ -143,9 +143,10 @@ class ZOOptimizer(torch.optim.Optimizer):
                 ZoftWarning,
                 stacklevel=2,
             )
-        self.engine.apply(record)
+        # Before the weights, after which a Ctrl-C that was held back surfaces: the step is then complete.
         self._scalars.grad = None
         self.last_record = record
+        self.engine.apply(record)
         return torch.tensor(record.loss)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

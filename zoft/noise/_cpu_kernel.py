@@ -6,7 +6,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import carray, float32, float64, int32, int64, njit, types, uint32, uint64
+from numba import carray, cfunc, float32, float64, int32, int64, njit, types, uint32, uint64
 from numba.extending import intrinsic
 
 from zoft.noise import spec
@@ -41,6 +41,9 @@ _as_bits = _bitcast(types.float32, types.uint32, ir.IntType(32))
 _pointer_f32 = _address(types.float32, ir.FloatType())
 _pointer_f64 = _address(types.float64, ir.DoubleType())
 _pointer_u16 = _address(types.uint16, ir.IntType(16))
+_pointer_u32 = _address(types.uint32, ir.IntType(32))
+_pointer_i64 = _address(types.int64, ir.IntType(64))
+_pointer_u64 = _address(types.uint64, ir.IntType(64))
 
 
 @intrinsic
@@ -67,6 +70,16 @@ def _float_to_half(_context: Any, value: Any) -> Any:
         return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), generate
+
+
+@intrinsic
+def _fetch_add_one(_context: Any, pointer: Any) -> Any:
+    """Atomically add one to the int64 that ``pointer`` points to; return what it was."""
+
+    def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(types.CPointer(types.int64)), generate
 
 
 # --- Constants, as typed globals that Numba freezes ----------------------------------------------------
@@ -336,3 +349,29 @@ def combine_items(
                     code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic
                 )
             at += n
+
+
+@cfunc(types.void(types.CPointer(types.int64)), cache=True)  # type: ignore[untyped-decorator]
+def combine_parts(call):  # type: ignore[no-untyped-def]
+    """Take parts of one call's work until none is left; every thread of a team runs this on the same call.
+
+    ``call`` is an int64 array: next part, number of parts, total elements, number of items, number of terms,
+    dtype code, distribution code, low key, high key, stochastic, rounding step, then the addresses of: outs,
+    bases, counts, starts, parameters, steps, queries, coefficients, decay.
+    """
+    a = carray(call, 20)
+    parts, total, items, terms = a[1], a[2], a[3], a[4]
+    outs, bases = carray(_pointer_u64(uint64(a[11])), items), carray(_pointer_u64(uint64(a[12])), items)
+    counts, starts = carray(_pointer_i64(uint64(a[13])), items), carray(_pointer_i64(uint64(a[14])), items)
+    parameters = carray(_pointer_u32(uint64(a[15])), items)
+    steps, queries = carray(_pointer_u32(uint64(a[16])), terms), carray(_pointer_u32(uint64(a[17])), terms)
+    coefficients = carray(_pointer_f64(uint64(a[18])), terms)
+    decay = carray(_pointer_f64(uint64(a[19])), 1)[0]
+    while True:
+        part = _fetch_add_one(call)
+        if part >= parts:
+            break
+        combine_items(
+            outs, bases, counts, starts, parameters, total * part // parts, total * (part + 1) // parts,
+            a[5], a[6], uint32(a[7]), uint32(a[8]), steps, queries, coefficients, decay, a[9] != 0, uint32(a[10]),
+        )  # fmt: skip

@@ -9,22 +9,20 @@ result. Plain loops over 32 lanes are what lets LLVM vectorise; floating-point c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
-from os import getpid
-from typing import Any
 
 import numpy as np
 import torch
 
 from zoft.noise import spec
-from zoft.noise._cpu_kernel import combine_items
+from zoft.noise._cpu_kernel import combine_parts
+from zoft.noise._team import run_in_team
 from zoft.noise.spec import Distribution, Rounding, Span, Term
 
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
-# Below this many elements a thread hand-over costs more than it saves.
-_MIN_ELEMENTS_PER_THREAD = 65_536
+# Below this many elements waking a second core costs more than it saves.
+_MIN_ELEMENTS_PER_THREAD = 16_384
+_PARTS_PER_THREAD = 8
 
 
 def supports(tensor: torch.Tensor) -> bool:
@@ -32,48 +30,45 @@ def supports(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in _DTYPE_CODE
 
 
-@lru_cache(maxsize=1)
-def _pool(_process: int, workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="zoft-noise")
-
-
-def _run(items: tuple[np.ndarray, ...], total: int, *arguments: Any) -> None:
-    threads = min(torch.get_num_threads(), max(1, total // _MIN_ELEMENTS_PER_THREAD))
-    cuts = [total * part // threads for part in range(threads + 1)]
-    others = []
-    if threads > 1:
-        pool = _pool(getpid(), torch.get_num_threads())  # by process: threads do not survive a fork
-        others = [
-            pool.submit(combine_items, *items, cuts[i], cuts[i + 1], *arguments) for i in range(1, threads)
-        ]
-    combine_items(*items, *cuts[:2], *arguments)
-    wait(others)
-    for future in others:
-        future.result()
-
-
-def _arguments(
+def _run(
+    items: tuple[np.ndarray, ...],
+    total: int,
     dtype: torch.dtype,
     terms: Sequence[Term],
     key: int,
     distribution: Distribution,
-    decay: float,
-    stochastic: bool,
-    rounding_step: int,
-) -> tuple[Any, ...]:
+    decay: float = 1.0,
+    stochastic: bool = False,
+    rounding_step: int = 0,
+) -> None:
     spec.check_terms(terms)
-    return (
-        _DTYPE_CODE[dtype],
-        _DISTRIBUTION_CODE[distribution],
-        np.uint32(key & 0xFFFFFFFF),
-        np.uint32(key >> 32),
+    threads = max(1, min(torch.get_num_threads(), total // _MIN_ELEMENTS_PER_THREAD))
+    parts = 1 if threads == 1 else min(threads * _PARTS_PER_THREAD, total // (_MIN_ELEMENTS_PER_THREAD // 2))
+    arrays = (
+        *items,
         np.array([term.step for term in terms], np.uint32),
         np.array([term.query for term in terms], np.uint32),
         np.array([term.coefficient for term in terms], np.float64),
-        decay,
-        stochastic and dtype in (torch.bfloat16, torch.float16),
-        np.uint32(rounding_step),
+        np.array([decay], np.float64),
     )
+    call = np.array(
+        [
+            0,
+            parts,
+            total,
+            len(items[0]),
+            len(terms),
+            _DTYPE_CODE[dtype],
+            _DISTRIBUTION_CODE[distribution],
+            key & 0xFFFFFFFF,
+            key >> 32,
+            stochastic and dtype in (torch.bfloat16, torch.float16),
+            rounding_step,
+            *(array.ctypes.data for array in arrays),
+        ],
+        np.int64,
+    )
+    run_in_team(combine_parts.address, call.ctypes.data, threads)
 
 
 def combine(
@@ -96,12 +91,7 @@ def combine(
         np.array([span.parameter for span in spans], np.uint32),
     )
     dtype = spans[0].out.dtype
-    stochastic = rounding == "stochastic"
-    _run(
-        items,
-        sum(counts),
-        *_arguments(dtype, terms, key, distribution, decay, stochastic, rounding_step),
-    )
+    _run(items, sum(counts), dtype, terms, key, distribution, decay, rounding == "stochastic", rounding_step)
 
 
 def combine_rows(
@@ -125,4 +115,4 @@ def combine_rows(
         index * width,
         np.full(count, parameter, np.uint32),
     )
-    _run(items, count * width, *_arguments(base.dtype, terms, key, distribution, 1.0, False, 0))
+    _run(items, count * width, base.dtype, terms, key, distribution)
