@@ -73,7 +73,7 @@ class ZOEngine:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
         losses = []
-        loss_fn = _uncached(loss_fn)
+        loss_fn = _checked(loss_fn)
         with _evaluating(self.model), torch.no_grad():
             if not self._proved:
                 self._placement = self._placement.proved(loss_fn)
@@ -81,7 +81,7 @@ class ZOEngine:
             with self._placement.session():
                 for point in self.method.estimator.points(self.step):
                     with self._placement.at(point.terms):
-                        loss = _scalar(loss_fn())
+                        loss = float(loss_fn())
                     if not math.isfinite(loss) and self.config.nonfinite == "raise":
                         raise NonFiniteLossError(
                             f"{point.name} is {loss} at step {self.step}. Lower the learning rate or zo_eps "
@@ -161,24 +161,26 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _uncached(loss_fn: LossFn) -> LossFn:
-    """Keep autocast's 16-bit copies of weights from outliving the weights of one evaluation."""
+def _checked(loss_fn: LossFn) -> LossFn:
+    """Check what the user's closure returns.
+
+    Also keeps autocast's 16-bit copies of weights from outliving the weights of one evaluation.
+    """
 
     def evaluate() -> torch.Tensor:
         torch.clear_autocast_cache()
         try:
-            return loss_fn()
+            loss = loss_fn()
         finally:
             torch.clear_autocast_cache()
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise ConfigError(
+                f"the loss closure must return a tensor with one element (the mean loss), got {got}."
+            )
+        return loss.detach()
 
     return evaluate
-
-
-def _scalar(loss: object) -> float:
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
-    return float(loss)
 
 
 def _float32(values: Sequence[float]) -> list[float]:

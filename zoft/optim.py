@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         config = config or ZOConfig()
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0.0 <= value < float("inf"):
-                raise ConfigError(f"{name} must be a finite number >= 0, got {value!r}.")
+        _check_rates({"lr": lr, "weight_decay": weight_decay})
         trainables = select(model, config.include, config.exclude)
         if param_groups is None:
             decayed = [t.parameter for t in trainables if t.parameter.ndim >= 2]
@@ -62,6 +61,8 @@ class ZOOptimizer(torch.optim.Optimizer):
                 decays = weight_decay if decayed else 0.0
                 param_groups = [{"params": [t.parameter for t in trainables], "weight_decay": decays}]
         super().__init__(list(param_groups), {"lr": lr, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            _check_rates(group)
 
         group_of = {id(p): index for index, group in enumerate(self.param_groups) for p in group["params"]}
         selected = {id(t.parameter) for t in trainables}
@@ -130,6 +131,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                     f"weight_decay of a parameter group was changed from {decay} to {group['weight_decay']} after "
                     "the optimizer was made; replay needs it constant."
                 )
+            _check_rates(group)
         lrs = [float(group["lr"]) for group in self.param_groups]
         record = self._recorded()
         if record is None:
@@ -165,6 +167,16 @@ class ZOOptimizer(torch.optim.Optimizer):
             )
         total: list[float] = self._scalars.grad.tolist()
         return total
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Called by torch while the optimizer is made; afterwards the groups are fixed.
+
+        Raises:
+            ConfigError: If the optimizer is already made.
+        """
+        if hasattr(self, "engine"):
+            raise ConfigError("a parameter group cannot be added to a run; pass param_groups=[...] at the start.")
+        super().add_param_group(param_group)
 
     # --- log and state ----------------------------------------------------------------------------------
 
@@ -238,6 +250,12 @@ class ZOOptimizer(torch.optim.Optimizer):
 _FREE = ("placement", "scratch_mib", "force", "nonfinite", "include", "exclude")
 
 
+def _check_rates(group: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay"):
+        if not 0.0 <= group[name] < float("inf"):
+            raise ConfigError(f"{name} must be a finite number >= 0, got {group[name]!r}.")
+
+
 def _identity(key: str, value: Any) -> Any:
     return {k: v for k, v in value.items() if k not in _FREE} if key == "config" else value
 
@@ -246,7 +264,7 @@ def _difference(theirs: Any, mine: Any) -> str:
     if isinstance(theirs, dict):
         keys = [k for k in theirs if theirs[k] != mine.get(k) and k not in _FREE]
         return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
-    if isinstance(theirs, list) and len(theirs) == len(mine):
-        at = next(i for i, (a, b) in enumerate(zip(theirs, mine, strict=True)) if a != b)
-        return f"... {theirs[at]!r} (now {mine[at]!r})"
+    if isinstance(theirs, list):
+        a, b = next((a, b) for a, b in zip_longest(theirs, mine) if a != b)
+        return f"... {a!r} (now {b!r})"
     return f"{theirs!r:.60} (now {mine!r:.60})"

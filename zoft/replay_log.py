@@ -75,10 +75,10 @@ def make_header(engine: ZOEngine) -> dict[str, Any]:
         "noise_spec": NOISE_SPEC_VERSION,
         "config": engine.config.to_dict(),
         "num_scalars": engine.num_scalars,
-        "weight_decays": list(engine.weight_decays),
         "parameters": [
             {"name": t.name, "group": group} for t, group in zip(engine.trainables, engine.group_of, strict=True)
         ],
+        "weight_decays": list(engine.weight_decays),
         "base": fingerprint(engine.model),
     }
 

@@ -61,11 +61,10 @@ def test_no_word_gives_a_gaussian_beyond_the_stated_bound() -> None:
 
 def test_no_word_gives_a_zero_or_a_nan() -> None:
     every_radius = torch.arange(2**18) << 14
-    for angle in (0, 1, 2047, 2048, 4095):
-        for high in (False, True):
-            words = every_radius | angle << 2
-            z = reference.gaussian_from_word(words, torch.full(words.shape, high))
-            assert z.isfinite().all() and (z != 0).all()
+    for angle, high in ((4095, False), (0, True)):  # where cos - sin and cos + sin are smallest
+        words = every_radius | angle << 2
+        z = reference.gaussian_from_word(words, torch.full(words.shape, high))
+        assert z.isfinite().all() and (z.abs() > 3e-7).all()
 
 
 def test_rademacher_is_plus_or_minus_one_equally_often() -> None:

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from noise_checks import assert_same_bits
@@ -21,7 +22,8 @@ COUNT = 400_003  # enough that two threads share the work
 
 
 def direction(step: int = 1) -> torch.Tensor:
-    out = torch.zeros(COUNT)
+    # Zeros by NumPy: torch's own parallel operators hang in a forked process.
+    out = torch.from_numpy(np.zeros(COUNT, np.float32))
     noise.combine([Span(out, out, 0)], [Term(step, 0, 1.0)], key=KEY, distribution="gaussian")
     return out
 

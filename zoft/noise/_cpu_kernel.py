@@ -47,16 +47,6 @@ _pointer_u64 = _address(types.uint64, ir.IntType(64))
 
 
 @intrinsic
-def _multiply_high(_context: Any, a: Any, b: Any) -> Any:
-    def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        wide = ir.IntType(64)
-        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 32)), ir.IntType(32))
-
-    return types.uint32(types.uint32, types.uint32), generate
-
-
-@intrinsic
 def _half_to_float(_context: Any, bits: Any) -> Any:
     def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
@@ -90,7 +80,8 @@ def _f32(bits: int) -> Any:
 
 
 _L = spec.LANES
-_M0, _M1 = np.uint32(spec.PHILOX_M0), np.uint32(spec.PHILOX_M1)
+_M0, _M1 = np.uint64(spec.PHILOX_M0), np.uint64(spec.PHILOX_M1)
+_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _W0, _W1 = np.uint32(spec.PHILOX_W0), np.uint32(spec.PHILOX_W1)
 _ROUNDS = spec.PHILOX_ROUNDS
 _SPLIT = np.uint32(spec.LOG_SPLIT_BITS)
@@ -98,7 +89,7 @@ _G0, _G1, _G2, _G3, _G4, _G5, _G6, _G7 = (_f32(bits) for bits in spec.LOG_POLY_B
 _S0, _S1, _S2, _S3 = (_f32(bits) for bits in spec.SIN_POLY_BITS)
 _C0, _C1, _C2, _C3 = (_f32(bits) for bits in spec.COS_POLY_BITS)
 _MINUS_TWO_LN2, _ANGLE_STEP = _f32(spec.MINUS_TWO_LN2_BITS), _f32(spec.ANGLE_STEP_BITS)
-_ONE, _MINUS_TWO, _HALF_GRID = np.float32(1.0), np.float32(-2.0), np.float32(2047.5)
+_ZERO, _ONE, _MINUS_TWO, _HALF_GRID = np.float32(0.0), np.float32(1.0), np.float32(-2.0), np.float32(2047.5)
 _SIGN = np.uint32(0x80000000)
 _TILE_G, _TILE_R = spec.GAUSSIAN_TILE, spec.RADEMACHER_TILE
 _CHUNK = spec.RADEMACHER_TILE  # a multiple of both tiles
@@ -114,18 +105,19 @@ _TINY16, _TWO16 = np.float32(2.0**-14), np.float32(65536.0)
 @njit(inline="always")
 def _philox_tile(words, tile, k0, k1, c1, c2, c3):
     """Fill ``words[4, LANES]`` with the output of the tile's LANES consecutive counters."""
+    # Words live in the low halves of 64-bit lanes, whose high halves may hold anything: a 32 x 32 -> 64 bit
+    # product reads the low halves only, so a round needs no packing and no masking.
     block = uint64(tile) * uint64(_L)
     first, top = uint32(block), uint32(c1 | uint32(uint32(block >> uint64(32)) << uint32(24)))
     w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
     for lane in range(_L):
-        a, b, c, d = uint32(first + uint32(lane)), top, c2, c3
+        a, b, c, d = uint64(uint32(first + uint32(lane))), uint64(top), uint64(c2), uint64(c3)
         q0, q1 = k0, k1
         for _ in range(_ROUNDS):
-            high0, low0 = _multiply_high(_M0, a), uint32(_M0 * a)
-            high1, low1 = _multiply_high(_M1, c), uint32(_M1 * c)
-            a, b, c, d = uint32(high1 ^ b ^ q0), low1, uint32(high0 ^ d ^ q1), low0
+            p0, p1 = (a & _LOW) * _M0, (c & _LOW) * _M1
+            a, b, c, d = (p1 >> _32) ^ b ^ uint64(q0), p1, (p0 >> _32) ^ d ^ uint64(q1), p0
             q0, q1 = uint32(q0 + _W0), uint32(q1 + _W1)
-        w0[lane], w1[lane], w2[lane], w3[lane] = a, b, c, d
+        w0[lane], w1[lane], w2[lane], w3[lane] = uint32(a), uint32(b), uint32(c), uint32(d)
 
 
 @njit(inline="always")
@@ -165,24 +157,35 @@ def _gaussian_pair(word):
 
 
 @njit
-def _add_gaussian(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):
-    """``total[first:stop] += scale * z`` for one chunk; whole tiles are computed, so the edges may spill."""
+def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3):
+    """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``.
+
+    Whole tiles are computed, so the edges may spill.
+    """
     for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
         _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
         for q in range(4):
             x = words[q]
             at = t * _TILE_G + q * 2 * _L
             low, high = total[at : at + _L], total[at + _L : at + 2 * _L]
-            for lane in range(_L):
-                z0, z1 = _gaussian_pair(x[lane])
-                low[lane] += float32(scale * z0)
-                high[lane] += float32(scale * z1)
+            if fresh:
+                for lane in range(_L):
+                    z0, z1 = _gaussian_pair(x[lane])
+                    low[lane] = _ZERO + float32(scale * z0)
+                    high[lane] = _ZERO + float32(scale * z1)
+            else:
+                for lane in range(_L):
+                    z0, z1 = _gaussian_pair(x[lane])
+                    low[lane] += float32(scale * z0)
+                    high[lane] += float32(scale * z1)
 
 
 @njit
-def _add_rademacher(total, words, scale, first, stop, chunk, k0, k1, c1, c2, c3):
-    """``total[first:stop] += scale * z`` for one chunk; whole runs of lanes are computed."""
+def _add_rademacher(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3):
+    """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``; whole runs are computed."""
     _philox_tile(words, chunk, k0, k1, c1, c2, c3)
+    if fresh:
+        total[first // _L * _L : (stop + _L - 1) // _L * _L] = _ZERO
     bits = _as_bits(scale)
     for run in range(first // _L, (stop + _L - 1) // _L):
         x, shift = words[run // 32], uint32(31 - run % 32)
@@ -317,23 +320,23 @@ def combine_items(
             n = min(_CHUNK - first, end - at)
             if code == _F64:
                 total64[first : first + n] = 0.0
-            used = slice(first // _TILE_G * _TILE_G, (first + n + _TILE_G - 1) // _TILE_G * _TILE_G)
-            total[used] = float32(0.0)
+            if len(steps) == 0:
+                total[first : first + n] = _ZERO
             for k in range(len(steps)):
+                fresh = k == 0 or code == _F64
                 scale = float32(1.0) if code == _F64 else float32(coefficients[k])
                 c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
                 if distribution == 0:
                     _add_gaussian(
-                        total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3
+                        total, words, scale, fresh, first, first + n, chunk, k0, k1, parameter, steps[k], c3
                     )
                 else:
                     _add_rademacher(
-                        total, words, scale, first, first + n, chunk, k0, k1, parameter, steps[k], c3
+                        total, words, scale, fresh, first, first + n, chunk, k0, k1, parameter, steps[k], c3
                     )
                 if code == _F64:
                     for i in range(first, first + n):
                         total64[i] += float64(total[i]) * coefficients[k]
-                    total[used] = float32(0.0)
             if code == _F64:
                 offset = uint64(at * 8)
                 _write_f64(outs[item] + offset, bases[item] + offset, n, total64[first:], decay)
