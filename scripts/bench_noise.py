@@ -67,9 +67,7 @@ def as_written(parameters: Sequence[torch.nn.Parameter], seed: int) -> None:
     """One pass of MeZO's perturbation, as its public code does it."""
     torch.manual_seed(seed)
     for param in parameters:
-        z = torch.normal(
-            mean=0, std=1, size=param.data.size(), device=param.data.device, dtype=param.data.dtype
-        )
+        z = torch.normal(mean=0, std=1, size=param.data.size(), device=param.data.device, dtype=param.data.dtype)
         param.data = param.data + 1 * z * ZO_EPS
 
 
@@ -120,9 +118,7 @@ def measure(case: Case, repeats: int) -> list[Figure]:
 
 def main() -> None:
     """Run all cases, print the table, say whether the targets are met."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
@@ -138,12 +134,8 @@ def main() -> None:
         Case(f"{LORA_TENSORS} x {LORA_ELEMENTS}", LORA_TENSORS, LORA_ELEMENTS, dtype)
         for dtype in (torch.float32, torch.bfloat16)
     ]
-    print(
-        f"torch {torch.__version__}, {args.threads} thread(s), {platform.processor() or platform.machine()}"
-    )
-    head = (
-        f"{'parameters':<12} {'dtype':<9} {'z':<11} {'as written':>11} {'zoft':>9} {'G/s':>6} {'faster':>8}"
-    )
+    print(f"torch {torch.__version__}, {args.threads} thread(s), {platform.processor() or platform.machine()}")
+    head = f"{'parameters':<12} {'dtype':<9} {'z':<11} {'as written':>11} {'zoft':>9} {'G/s':>6} {'faster':>8}"
     print(head)
     print("-" * len(head))
     figures = []
@@ -162,9 +154,7 @@ def main() -> None:
             if f.distribution == distribution and f.dtype == "float32" and f.elements >= 10_000_000
         )
         verdict = "met" if worst >= target else "MISSED"
-        print(
-            f"target {distribution}, float32, >= 1e7 elements: {target:.0f}x, measured {worst:.1f}x: {verdict}"
-        )
+        print(f"target {distribution}, float32, >= 1e7 elements: {target:.0f}x, measured {worst:.1f}x: {verdict}")
     if args.json:
         rows = [{**asdict(figure), "speedup": figure.speedup} for figure in figures]
         args.json.write_text(

@@ -355,7 +355,7 @@ def test_the_seam_returns_the_loss_at_theta(method: str) -> None:
     loss = run.opt.loss(lambda: run.model(input_ids=ids, labels=ids).loss)
     assert loss.shape == () and loss.dtype == torch.float32 and loss.requires_grad
     # One-sided methods evaluate theta itself; a two-sided mean is off by zo_eps^2 times the curvature.
-    assert float(loss) == pytest.approx(plain, rel=1e-6 if method == "fzoo" else 1e-4)
+    assert loss.item() == pytest.approx(plain, rel=1e-6 if method == "fzoo" else 1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)

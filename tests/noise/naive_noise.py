@@ -64,9 +64,7 @@ def gaussian_pair(w: int) -> tuple[np.float32, np.float32]:
     return (-low if w & 1 else low), (-high if w & 2 else high)
 
 
-def _pair_word(
-    element: int, purpose: int, step: int, query: int, parameter: int, key: int
-) -> tuple[int, int]:
+def _pair_word(element: int, purpose: int, step: int, query: int, parameter: int, key: int) -> tuple[int, int]:
     block = element // 256 * 32 + element % 32
     return word_at(block, element % 256 // 64, purpose, step, query, parameter, key), element // 32 % 2
 

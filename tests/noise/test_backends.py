@@ -32,9 +32,7 @@ def weights(count: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return (torch.randn(count, generator=generator) * scale).to(dtype)
 
 
-def both(
-    base: torch.Tensor, start: int = 0, terms: list[Term] = TERMS, **options: object
-) -> list[torch.Tensor]:
+def both(base: torch.Tensor, start: int = 0, terms: list[Term] = TERMS, **options: object) -> list[torch.Tensor]:
     results = []
     for backend in (reference, cpu):
         out = torch.full_like(base, float("nan"))
@@ -67,9 +65,7 @@ def test_kernels_equal_the_reference_beyond_32_bit_elements(
 
 @every_dtype
 @pytest.mark.parametrize("terms", [[], TERMS[:1], [Term(0, 0, 0.0)], [Term(0, 0, -0.0)]], ids=str)
-def test_kernels_equal_the_reference_at_no_terms_and_at_signed_zeros(
-    dtype: torch.dtype, terms: list[Term]
-) -> None:
+def test_kernels_equal_the_reference_at_no_terms_and_at_signed_zeros(dtype: torch.dtype, terms: list[Term]) -> None:
     base = weights(5_000, dtype)
     base[::3], base[1::3] = 0.0, -0.0
     for distribution in DISTRIBUTIONS:
@@ -78,9 +74,7 @@ def test_kernels_equal_the_reference_at_no_terms_and_at_signed_zeros(
 
 @every_rounding
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_kernels_equal_the_reference_where_16_bits_overflow(
-    dtype: torch.dtype, rounding: noise.Rounding
-) -> None:
+def test_kernels_equal_the_reference_where_16_bits_overflow(dtype: torch.dtype, rounding: noise.Rounding) -> None:
     top = torch.finfo(dtype).max
     base = torch.full((6_000,), top, dtype=dtype)
     base[::2] = -top
@@ -93,9 +87,7 @@ def test_kernels_equal_the_reference_where_16_bits_overflow(
 
 @every_dtype
 @every_distribution
-def test_nan_and_infinite_weights_stay_what_they_are(
-    dtype: torch.dtype, distribution: noise.Distribution
-) -> None:
+def test_nan_and_infinite_weights_stay_what_they_are(dtype: torch.dtype, distribution: noise.Distribution) -> None:
     base = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0], dtype=dtype)
     for out in both(base, distribution=distribution):
         assert out[0].isnan()
@@ -145,9 +137,7 @@ def test_a_scalar_and_an_empty_tensor_are_fine() -> None:
     scalar, empty = torch.tensor(1.5), torch.empty(0, 4)
     for distribution in DISTRIBUTIONS:
         out = torch.empty(())
-        noise.combine(
-            [Span(empty, empty, 0), Span(out, scalar, 1)], TERMS, key=KEY, distribution=distribution
-        )
+        noise.combine([Span(empty, empty, 0), Span(out, scalar, 1)], TERMS, key=KEY, distribution=distribution)
         want = torch.empty(1)
         reference.combine([Span(want, scalar.view(1), 1)], TERMS, key=KEY, distribution=distribution)
         assert_same_bits(out.view(1), want)

@@ -21,9 +21,7 @@ HOME = {"parameter": 3, "step": 100, "query": 1}
 every_distribution = pytest.mark.parametrize("distribution", spec.DISTRIBUTIONS)
 
 
-def sample(
-    distribution: noise.Distribution, seed: int = 0, count: int = COUNT, **address: int
-) -> torch.Tensor:
+def sample(distribution: noise.Distribution, seed: int = 0, count: int = COUNT, **address: int) -> torch.Tensor:
     where = {**HOME, **address}
     return noise.sample(count, key=noise.run_key(seed), distribution=distribution, **where).double()  # type: ignore[arg-type]
 
@@ -85,12 +83,8 @@ def test_every_lane_word_and_half_has_mean_zero_and_variance_one(distribution: n
 
 
 @every_distribution
-@pytest.mark.parametrize(
-    "other", [{"parameter": 4}, {"step": 101}, {"query": 0}, {"query": 2}, {"seed": 1}], ids=str
-)
-def test_directions_of_other_addresses_are_independent(
-    distribution: noise.Distribution, other: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("other", [{"parameter": 4}, {"step": 101}, {"query": 0}, {"query": 2}, {"seed": 1}], ids=str)
+def test_directions_of_other_addresses_are_independent(distribution: noise.Distribution, other: dict[str, int]) -> None:
     a, b = sample(distribution), sample(distribution, **other)
     assert abs(correlation(a, b)) < 5 / COUNT**0.5
     for lag in (1, 32, 4_096):

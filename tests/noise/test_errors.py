@@ -72,9 +72,7 @@ def test_a_dtype_that_noise_cannot_serve_is_an_error_that_names_it(dtype: torch.
         noise.combine([Span(out, out, 0)], [Term(0, 0, 1.0)], key=KEY, distribution="gaussian")
     rows = torch.zeros(2, 2, dtype=dtype)
     with pytest.raises(ConfigError, match=f"got {dtype}"):
-        noise.combine_rows(
-            rows, rows, torch.tensor([0, 1]), 0, [Term(0, 0, 1.0)], key=KEY, distribution="gaussian"
-        )
+        noise.combine_rows(rows, rows, torch.tensor([0, 1]), 0, [Term(0, 0, 1.0)], key=KEY, distribution="gaussian")
 
 
 def test_a_failed_call_has_written_nothing() -> None:

@@ -58,9 +58,7 @@ def test_a_forked_process_gets_the_same_bits_and_does_not_hang(set_threads: Call
     assert_same_bits(direction(), before)
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
-)
+@pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
 def test_a_child_process_gets_the_same_bits(method: str, set_threads: Callable[[int], None]) -> None:
     set_threads(2)
     before = direction()

@@ -14,9 +14,7 @@ KEY = noise.run_key(5)
 SIXTEEN = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 
 
-def rounded(
-    value: float, decay: float, dtype: torch.dtype, count: int, step: int = 0
-) -> tuple[torch.Tensor, float]:
+def rounded(value: float, decay: float, dtype: torch.dtype, count: int, step: int = 0) -> tuple[torch.Tensor, float]:
     """Stochastically round ``value * decay`` in ``count`` places; also return what it is in float32."""
     base = torch.full((count,), value, dtype=dtype)
     exact = float(base[0].float() * torch.tensor(decay))
@@ -30,9 +28,7 @@ def rounded(
 @SIXTEEN
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.0201, -3.3e-3, 7e-5, -4e-5, 3e-6, 2e-7, -6e-8])
 @pytest.mark.parametrize("decay", [0.9999, 0.999, 0.75, 1.0001, 0.3])
-def test_stochastic_rounding_is_unbiased_and_takes_a_neighbour(
-    dtype: torch.dtype, value: float, decay: float
-) -> None:
+def test_stochastic_rounding_is_unbiased_and_takes_a_neighbour(dtype: torch.dtype, value: float, decay: float) -> None:
     count = 2**16
     out, exact = rounded(value, decay, dtype, count)
     values = sorted(set(out.double().tolist()))
@@ -91,9 +87,7 @@ def test_another_step_another_parameter_and_another_seed_round_otherwise(dtype: 
 
 @SIXTEEN
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
-def test_an_update_far_below_an_ulp_arrives_whole(
-    dtype: torch.dtype, distribution: noise.Distribution
-) -> None:
+def test_an_update_far_below_an_ulp_arrives_whole(dtype: torch.dtype, distribution: noise.Distribution) -> None:
     count, size = 2**22, 1e-6
     theta = (torch.randn(count, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
     z = noise.sample(count, parameter=0, step=9, query=0, key=KEY, distribution=distribution)

@@ -95,9 +95,7 @@ def test_gaussian_values_are_pinned(element: int, pattern: str) -> None:
 
 def test_rademacher_values_are_pinned() -> None:
     def sample(count: int, start: int) -> list[float]:
-        return noise.sample(
-            count, **ADDRESS, key=noise.run_key(0), distribution="rademacher", start=start
-        ).tolist()
+        return noise.sample(count, **ADDRESS, key=noise.run_key(0), distribution="rademacher", start=start).tolist()
 
     assert sample(8, 0) == [-1, 1, -1, 1, 1, -1, 1, 1]
     assert sample(1, 32) == [-1]
@@ -126,9 +124,7 @@ def test_rounding_draws_are_pinned() -> None:
         (torch.float64, "stochastic", "3FDB24159EC08312 BF73A8435BA5E354 3F938974B62BA1CB 3FECFA1D6059147B"),
     ],
 )
-def test_combined_weights_are_pinned(
-    backend: str, dtype: torch.dtype, rounding: noise.Rounding, expected: str
-) -> None:
+def test_combined_weights_are_pinned(backend: str, dtype: torch.dtype, rounding: noise.Rounding, expected: str) -> None:
     base = torch.tensor([0.5, -0.02, 3e-5, 1.0]).to(dtype)
     out = torch.empty_like(base)
     BACKENDS[backend].combine(
@@ -209,9 +205,9 @@ def test_an_implementation_written_from_the_page_combines_weights_alike(
             want.append(naive.to_binary16(value) if nearest else naive.to_binary16_stochastic(value, d))
 
     size = base.element_size()
-    expected = torch.from_numpy(
-        np.array([w % 2 ** (8 * size) for w in want], f"u{size}").view(f"i{size}").copy()
-    ).view(dtype)
+    expected = torch.from_numpy(np.array([w % 2 ** (8 * size) for w in want], f"u{size}").view(f"i{size}").copy()).view(
+        dtype
+    )
     for backend in BACKENDS.values():
         out = torch.empty_like(base)
         backend.combine(

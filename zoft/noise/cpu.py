@@ -41,7 +41,6 @@ def _run(
     stochastic: bool = False,
     rounding_step: int = 0,
 ) -> None:
-    spec.check_terms(terms)
     threads = max(1, min(torch.get_num_threads(), total // _MIN_ELEMENTS_PER_THREAD))
     parts = 1 if threads == 1 else min(threads * _PARTS_PER_THREAD, total // (_MIN_ELEMENTS_PER_THREAD // 2))
     arrays = (
@@ -82,6 +81,7 @@ def combine(
     rounding_step: int = 0,
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype."""
+    spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
     counts = [span.out.numel() for span in spans]
     items = (
         np.array([span.out.data_ptr() for span in spans], np.uint64),
@@ -105,6 +105,7 @@ def combine_rows(
     distribution: Distribution,
 ) -> None:
     """Fused version of :func:`zoft.noise.combine_rows`; see there."""
+    spec.check_addresses(terms, [parameter], 0)
     count, width = out.shape
     index = rows.to(torch.int64).numpy()
     row_bytes = np.uint64(width * base.element_size())

@@ -12,7 +12,7 @@ contraction, so that any conforming machine gives the same bits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -126,7 +126,9 @@ def counter_words(purpose: int, step: int, query: int, parameter: int) -> tuple[
     return parameter, step, query | purpose << 24
 
 
-def check_terms(terms: Sequence[Term]) -> None:
-    """Raise ConfigError when a term's address is out of range."""
+def check_addresses(terms: Sequence[Term], parameters: Iterable[int], rounding_step: int) -> None:
+    """Raise ConfigError when an address of one call is out of range."""
     for term in terms:
         counter_words(PURPOSE_DIRECTION, term.step, term.query, 0)
+    for parameter in parameters:
+        counter_words(PURPOSE_ROUNDING, rounding_step, 0, parameter)
