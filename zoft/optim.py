@@ -100,7 +100,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             A float32 scalar on the model's device.
         """
-        recorded = self._recorded()
+        recorded = self.recorded
         if recorded is None:
             estimate = self.engine.estimate(loss_fn)
         else:
@@ -133,7 +133,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 )
             _check_rates(group)
         lrs = [float(group["lr"]) for group in self.param_groups]
-        record = self._recorded()
+        record = self.recorded
         if record is None:
             record = self.engine.record(self._total(closure), lrs)
             if self._log is not None:
@@ -221,15 +221,17 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._log = log
         return len(log.records)
 
+    @property
+    def recorded(self) -> StepRecord | None:
+        """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
+        if self._log is None or self.engine.step >= len(self._log.records):
+            return None
+        return self._log.records[self.engine.step]
+
     def close_log(self) -> None:
         """Flush the replay log to the disk."""
         if self._log is not None:
             self._log.close()
-
-    def _recorded(self) -> StepRecord | None:
-        if self._log is None or self.engine.step >= len(self._log.records):
-            return None
-        return self._log.records[self.engine.step]
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state and, under ``"zo"``, the step number and the method's scalar state."""
@@ -242,6 +244,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         if "zo" not in state_dict:
             raise ConfigError("this optimizer state was not saved by ZOOptimizer (it has no 'zo' entry).")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "zo"})
+        self._scalars.grad = None
         self.engine.step = int(state_dict["zo"]["step"])
         self.engine.method.update.load_state_dict(state_dict["zo"]["update"])
 

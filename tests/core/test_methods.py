@@ -28,7 +28,7 @@ from zoft.registry import method_names, registration
 METHODS = method_names()
 # Learning rates for the small problems below; a method that is not here starts from the first value.
 LOGISTIC_LR = {"mezo": 0.3, "fzoo": 0.03}
-LLAMA_LR = {"mezo": 1e-3, "fzoo": 2e-3}
+LLAMA_LR = {"mezo": 1e-2, "fzoo": 2e-2}
 
 
 def method_of(name: str, **options: Any) -> Any:
@@ -106,7 +106,7 @@ def test_points_and_gradient_use_the_steps_own_directions(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_losses_move_nothing(name: str) -> None:
-    run = start(method=name, lr=1.0)
+    run = start(method=name, lr=1.0, placement="snapshot")
     before = digest(run.model)
     run.opt.step(lambda: torch.tensor(2.5))
     assert run.opt.last_record is not None and run.opt.last_record.loss == 2.5
@@ -143,7 +143,7 @@ class Slope(nn.Module):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_mean_estimate_is_the_gradient_within_four_standard_errors(name: str, distribution: str) -> None:
     model = Slope()
-    queries, steps = 64, 60
+    queries, steps = 64, 150
     config = zoft.ZOConfig(
         method=name, num_queries=queries, zo_eps=1e-3, distribution=distribution, placement="snapshot"
     )
@@ -193,11 +193,11 @@ def test_logistic_regression_is_learned(name: str) -> None:
 def test_a_tiny_llama_memorises(name: str, dtype: torch.dtype) -> None:
     model, loss = make("llama", dtype)
     config = zoft.ZOConfig(method=name, zo_eps=1e-2, num_queries=8)
-    opt = zoft.ZOOptimizer(model, LLAMA_LR.get(name, 1e-3), config)
+    opt = zoft.ZOOptimizer(model, LLAMA_LR.get(name, 1e-2), config)
     with torch.no_grad():
         first = float(loss())
-    for _ in range(150):
+    for _ in range(60):
         opt.step(loss)
     with torch.no_grad():
         last = float(loss())
-    assert last < first - 0.3, (first, last)
+    assert last < first - 0.4, (first, last)

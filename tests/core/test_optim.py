@@ -495,7 +495,7 @@ def test_autocast_around_the_step_equals_autocast_inside_the_loss(method: str, p
         else:
             opt.step(inside)
             after = inside()
-        records.append((opt.last_record, float(after)))
+        records.append((opt.last_record, after.item()))
     assert records[0] == records[1]
 
 

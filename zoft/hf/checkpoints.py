@@ -12,7 +12,8 @@ _FOLDER = re.compile(r"checkpoint-(\d+)")
 def last_complete_checkpoint(output_dir: str) -> str | None:
     """Return the newest checkpoint folder that a kill did not cut short, or None.
 
-    Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
+    Trainer writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole. One without the
+    optimizer's state (``save_only_model``) cannot be gone on from.
     """
     found = []
     for folder in Path(output_dir).glob("checkpoint-*"):
@@ -27,4 +28,4 @@ def _is_complete(folder: Path) -> bool:
         json.loads((folder / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return False
-    return True
+    return (folder / "optimizer.pt").is_file()

@@ -65,6 +65,14 @@ class ZOTrainerMixin:
         self.optimizer = self._zo_optimizer
         return self.optimizer
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch. Of a step that the log already holds, only the loss is reported, in equal parts."""
+        recorded = self._zo_optimizer.recorded if self._zo_optimizer is not None else None
+        if recorded is None:
+            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        parts: int = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        return torch.tensor(recorded.loss / parts, device=self.args.device)
+
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
@@ -121,6 +129,7 @@ class ZOTrainerMixin:
     def _open_log(self) -> None:
         assert self._zo_optimizer is not None
         optimizer, path = self._zo_optimizer, self._log_path
+        optimizer.zero_grad()  # an interrupted train() may have left micro-batches behind
         if not self._resume_log:
             if optimizer.engine.step == 0:
                 optimizer.start_log(path)
@@ -133,6 +142,11 @@ class ZOTrainerMixin:
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(beside, path)
+        if self._checkpoint is None and optimizer.engine.step:
+            raise ReplayError(
+                f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which this "
+                "model no longer has: load them afresh and make a new trainer."
+            )
         optimizer.resume_log(path)
 
 

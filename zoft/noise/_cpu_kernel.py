@@ -47,6 +47,21 @@ _pointer_u64 = _address(types.uint64, ir.IntType(64))
 
 
 @intrinsic
+def _prefetch(_context: Any, address: Any) -> Any:
+    """Ask for a cache line ahead of its use."""
+
+    def generate(ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        # For reading, into every level, as data.
+        builder.call(hint, [builder.inttoptr(arguments[0], pointer), i32(0), i32(3), i32(1)])
+        return ctx.get_dummy_value()
+
+    return types.none(types.uint64), generate
+
+
+@intrinsic
 def _half_to_float(_context: Any, bits: Any) -> Any:
     def generate(_ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
@@ -94,6 +109,7 @@ _SIGN = np.uint32(0x80000000)
 _TILE_G, _TILE_R = spec.GAUSSIAN_TILE, spec.RADEMACHER_TILE
 _CHUNK = spec.RADEMACHER_TILE  # a multiple of both tiles
 _RUN_R = spec.LANES * 32
+_LINE = np.uint64(64)  # bytes of a cache line; a wrong guess costs speed only
 _DIRECTION, _ROUND = spec.PURPOSE_DIRECTION, spec.PURPOSE_ROUNDING
 _F32, _BF16, _F16, _F64 = 0, 1, 2, 3  # dtype codes of zoft.noise.cpu
 _UP24, _DOWN24 = np.float32(2.0**24), np.float32(2.0**-24)
@@ -136,9 +152,7 @@ def _gaussian_pair(word):
     p = p * m + _G0
     radius = float32(np.sqrt(float32(exponent * _MINUS_TWO_LN2) + float32(float32(p * m) * _MINUS_TWO)))
 
-    angle = float32(
-        float32(float32(int32(uint32(word >> uint32(2)) & uint32(0xFFF))) - _HALF_GRID) * _ANGLE_STEP
-    )
+    angle = float32(float32(float32(int32(uint32(word >> uint32(2)) & uint32(0xFFF))) - _HALF_GRID) * _ANGLE_STEP)
     y = float32(angle * angle)
     s = _S3
     s = s * y + _S2
@@ -150,19 +164,30 @@ def _gaussian_pair(word):
     c = c * y + _C1
     c = c * y + _C0
     low = _as_float(uint32(_as_bits(float32(radius * float32(c - s))) ^ uint32(word << uint32(31))))
-    high = _as_float(
-        uint32(_as_bits(float32(radius * float32(c + s))) ^ uint32(uint32(word << uint32(30)) & _SIGN))
-    )
+    high = _as_float(uint32(_as_bits(float32(radius * float32(c + s))) ^ uint32(uint32(word << uint32(30)) & _SIGN)))
     return low, high
 
 
+# Making a chunk's noise takes longer than fetching its weights, but a CPU does not look that far ahead by itself.
+# So each step of the making asks for the weights of its elements: from the address ``ahead`` on, ``size`` bytes
+# each (0: they have been asked for).
+
+
+@njit(inline="always")
+def _prefetch_bytes(address, count):
+    for line in range(uint64(0), count, _LINE):
+        _prefetch(address + line)
+
+
 @njit
-def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3):
+def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, ahead, size):
     """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``.
 
     Whole tiles are computed, so the edges may spill.
     """
     for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
+        _prefetch_bytes(ahead, uint64(_TILE_G) * size)
+        ahead += uint64(_TILE_G) * size
         _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
         for q in range(4):
             x = words[q]
@@ -181,13 +206,15 @@ def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2
 
 
 @njit
-def _add_rademacher(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3):
+def _add_rademacher(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, ahead, size):
     """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``; whole runs are computed."""
     _philox_tile(words, chunk, k0, k1, c1, c2, c3)
     if fresh:
         total[first // _L * _L : (stop + _L - 1) // _L * _L] = _ZERO
     bits = _as_bits(scale)
     for run in range(first // _L, (stop + _L - 1) // _L):
+        _prefetch_bytes(ahead, uint64(_L) * size)
+        ahead += uint64(_L) * size
         x, shift = words[run // 32], uint32(31 - run % 32)
         part = total[run * _L : run * _L + _L]
         for lane in range(_L):
@@ -301,6 +328,7 @@ def combine_items(
     total64 = np.zeros(_CHUNK if code == _F64 else 1, np.float64)
     draws = np.empty(_CHUNK if stochastic else 1, np.uint32)
     decay32 = float32(decay)
+    size = uint64(4 if code == _F32 else (8 if code == _F64 else 2))
     passed = int64(0)
     for item in range(len(counts)):
         count, start = counts[item], starts[item]
@@ -318,6 +346,7 @@ def combine_items(
             chunk = (start + at) // _CHUNK
             first = (start + at) - chunk * _CHUNK
             n = min(_CHUNK - first, end - at)
+            ahead = bases[item] + uint64(at) * size
             if code == _F64:
                 total64[first : first + n] = 0.0
             if len(steps) == 0:
@@ -326,14 +355,12 @@ def combine_items(
                 fresh = k == 0 or code == _F64
                 scale = float32(1.0) if code == _F64 else float32(coefficients[k])
                 c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
+                asked = uint64(0) if k else size
+                place = (first, first + n, chunk, k0, k1, parameter, steps[k], c3, ahead, asked)
                 if distribution == 0:
-                    _add_gaussian(
-                        total, words, scale, fresh, first, first + n, chunk, k0, k1, parameter, steps[k], c3
-                    )
+                    _add_gaussian(total, words, scale, fresh, *place)
                 else:
-                    _add_rademacher(
-                        total, words, scale, fresh, first, first + n, chunk, k0, k1, parameter, steps[k], c3
-                    )
+                    _add_rademacher(total, words, scale, fresh, *place)
                 if code == _F64:
                     for i in range(first, first + n):
                         total64[i] += float64(total[i]) * coefficients[k]
@@ -343,19 +370,15 @@ def combine_items(
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
-                    _fill_rounding(
-                        draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3
-                    )
+                    _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
                 offset = uint64(at * (4 if code == _F32 else 2))
                 _fold_base(code, bases[item] + offset, n, total[first:], decay32)
-                _store(
-                    code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic
-                )
+                _store(code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic)
             at += n
 
 
-@cfunc(types.void(types.CPointer(types.int64)), cache=True)  # type: ignore[untyped-decorator]
-def combine_parts(call):  # type: ignore[no-untyped-def]
+@cfunc(types.void(types.CPointer(types.int64)), cache=True)
+def combine_parts(call):
     """Take parts of one call's work until none is left; every thread of a team runs this on the same call.
 
     ``call`` is an int64 array: next part, number of parts, total elements, number of items, number of terms,

@@ -41,10 +41,10 @@ class _Probe:
 
     def __init__(self, trainables: Sequence[Trainable]) -> None:
         self.small = [t for t in trainables if _is_small(t.parameter.data)]
-        self._small_numbers = {t.number for t in self.small}
+        self.small_numbers = {t.number for t in self.small}
 
-    def _changed(self, base: torch.Tensor, parameter: int, start: int) -> torch.Tensor:
-        if parameter in self._small_numbers:
+    def changed(self, base: torch.Tensor, parameter: int, start: int) -> torch.Tensor:
+        if parameter in self.small_numbers:
             signs = torch.arange(start, start + base.numel(), device=base.device).remainder(3) - 0.5
             return (base + 0.02 * signs.view(base.shape)).to(base.dtype)
         integer = _INTEGER[base.dtype.itemsize]
@@ -60,16 +60,16 @@ class _Probe:
         rounding_step: int = 0,
     ) -> None:
         for span in spans:
-            span.out.copy_(self._changed(span.base, span.parameter, span.start))
+            span.out.copy_(self.changed(span.base, span.parameter, span.start))
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
         width = base.shape[1]
-        if parameter in self._small_numbers:
-            out.copy_(self._changed(base, parameter, 0)[rows])
+        if parameter in self.small_numbers:
+            out.copy_(self.changed(base, parameter, 0)[rows])
         else:
-            out.copy_(self._changed(base[rows], parameter, width))
+            out.copy_(self.changed(base[rows], parameter, width))
 
 
 def _is_small(weight: torch.Tensor) -> bool:
@@ -80,7 +80,7 @@ def _is_small(weight: torch.Tensor) -> bool:
 @contextmanager
 def _moved(probe: _Probe, trainables: Sequence[Trainable]) -> Iterator[None]:
     saved = [(t.parameter.data, t.parameter.data.clone(), t.number) for t in probe.small]
-    large = [t.parameter.data for t in trainables if not _is_small(t.parameter.data)]
+    large = [t.parameter.data for t in trainables if t.number not in probe.small_numbers]
 
     def flip() -> None:
         for weight in large:
@@ -92,7 +92,7 @@ def _moved(probe: _Probe, trainables: Sequence[Trainable]) -> Iterator[None]:
             flip()
             flipped = True
         for weight, copy, number in saved:
-            weight.copy_(probe._changed(copy.contiguous(), number, 0))
+            weight.copy_(probe.changed(copy.contiguous(), number, 0))
         yield
     finally:
         with uninterrupted():

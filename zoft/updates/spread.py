@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +18,10 @@ class SpreadNormalized:
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
         """See :class:`zoft.updates.Update`."""
-        spread = statistics.stdev(scalars)
+        # Written out, because the last bit of statistics.stdev depends on Python's version, and replay must not.
+        mean = math.fsum(scalars) / len(scalars)
+        variance = math.fsum((s - mean) * (s - mean) for s in scalars) / (len(scalars) - 1)
+        spread = math.sqrt(variance)
         scale = 0.0 if spread == 0.0 else 1.0 / (len(scalars) * spread)
         return [Term(step, k, scalar * scale) for k, scalar in enumerate(scalars)]
 

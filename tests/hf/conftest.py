@@ -1,0 +1,63 @@
+"""A tiny Llama, rows with uneven labels, and trainers over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+import zoft
+from tests.core.conftest import VOCABULARY, make
+
+Row = dict[str, torch.Tensor]
+
+
+def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
+    """Rows of one length, of which some tokens carry no loss."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (count, length), generator=generator)
+    labels = ids.clone()
+    labels[torch.rand(count, length, generator=generator) < 0.4] = -100
+    labels[:, -1] = ids[:, -1]
+    return [{"input_ids": i, "labels": t, "attention_mask": torch.ones_like(i)} for i, t in zip(ids, labels)]
+
+
+def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
+    options: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "max_steps": 8,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**{**options, **changes})
+
+
+def trainer_of(
+    output_dir: Path,
+    *,
+    model: nn.Module | None = None,
+    dtype: torch.dtype = torch.float32,
+    zo: zoft.ZOConfig | None = None,
+    train: list[Row] | None = None,
+    evaluation: list[Row] | None = None,
+    callbacks: Any = None,
+    cls: type[Any] = zoft.ZOTrainer,
+    **changes: Any,
+) -> Any:
+    return cls(
+        model=model or make("llama", dtype)[0],
+        args=arguments(output_dir, **changes),
+        zo=zo or zoft.ZOConfig(zo_eps=1e-2, num_queries=2),
+        train_dataset=rows() if train is None else train,
+        eval_dataset=evaluation,
+        callbacks=callbacks,
+    )
