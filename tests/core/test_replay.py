@@ -260,7 +260,7 @@ def test_a_header_cut_at_any_byte_is_refused(logged: tuple[Run, Path]) -> None:
     content = path.read_bytes()
     for length in (*range(20), *range(20, header_size(path), 31), header_size(path) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ReplayError, match="not a zoft replay log|header .* is damaged"):
+        with pytest.raises(ReplayError, match=r"not a zoft replay log|header .* is damaged"):
             ReplayLog.open(path)
 
 
@@ -318,9 +318,7 @@ def test_a_closed_log_can_be_gone_on_with(tmp_path: Path) -> None:
     assert digest(run.model) == digest(whole.model)
 
 
-def test_a_step_that_the_disk_does_not_take_moves_no_weight(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_the_disk_does_not_take_moves_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(tmp_path / "log").steps(0, 2)
     before, pwrite = digest(run.model), os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))

@@ -22,7 +22,9 @@ def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
     labels = ids.clone()
     labels[torch.rand(count, length, generator=generator) < 0.4] = -100
     labels[:, -1] = ids[:, -1]
-    return [{"input_ids": i, "labels": t, "attention_mask": torch.ones_like(i)} for i, t in zip(ids, labels)]
+    return [
+        {"input_ids": i, "labels": t, "attention_mask": torch.ones_like(i)} for i, t in zip(ids, labels, strict=True)
+    ]
 
 
 def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:

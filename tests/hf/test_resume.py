@@ -22,7 +22,6 @@ from zoft.replay_log import ReplayLog
 
 STEPS = 8
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 
 
 def cut(log: Path, records: int) -> None:
@@ -72,8 +71,9 @@ def count_forwards(trainer: Any) -> list[int]:
     return seen
 
 
-@DTYPES
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "accumulate"), [(torch.float32, 2), (torch.bfloat16, 1)], ids=["fp32 accumulated", "bf16"]
+)
 @pytest.mark.parametrize(
     ("checkpoints", "logged", "evaluated_from"),
     [((3, 6), 6, 6), ((3, 6), 7, 7), ((3,), 5, 5), ((), 5, 5), ((), 0, 0), ((3, 6, 8), 8, 8)],
@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("method", method_names())
-@pytest.mark.parametrize("stop", [1, 4, 7])
+@pytest.mark.parametrize("stop", [1, 7])
 def test_ctrl_c_and_a_new_trainer(stop: int, method: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"zo": zoft.ZOConfig(method=method)}
     want, log, _ = whole_run(tmp_path / "whole", **options)
@@ -177,7 +177,7 @@ def test_a_checkpoint_without_its_log_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ReplayError, match="nothing to resume: .* neither a complete checkpoint nor a zo_log"):
+    with pytest.raises(ReplayError, match=r"nothing to resume: .* neither a complete checkpoint nor a zo_log"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
 
 

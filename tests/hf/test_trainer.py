@@ -38,7 +38,8 @@ def test_the_loss_goes_down(dtype: torch.dtype, tmp_path: Path) -> None:
         dtype=dtype,
         train=rows(4),
         zo=zoft.ZOConfig(zo_eps=1e-2, num_queries=8),
-        max_steps=60,
+        max_steps=25,
+        learning_rate=2e-2,
         lr_scheduler_type="constant",
     )
     trainer.train()
@@ -48,9 +49,7 @@ def test_the_loss_goes_down(dtype: torch.dtype, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_base_weights_and_the_runs_log_are_the_trained_weights(
-    method: str, dtype: torch.dtype, tmp_path: Path
-) -> None:
+def test_base_weights_and_the_runs_log_are_the_trained_weights(method: str, dtype: torch.dtype, tmp_path: Path) -> None:
     trainer = trainer_of(
         tmp_path, dtype=dtype, zo=zoft.ZOConfig(method=method), weight_decay=0.1, gradient_accumulation_steps=2
     )
@@ -207,9 +206,7 @@ def test_dropout_is_off_and_training_mode_comes_back(tmp_path: Path) -> None:
 def test_a_loss_that_pops_its_labels_is_evaluated_at_every_point(tmp_path: Path) -> None:
     """Label smoothing takes ``labels`` out of the inputs."""
     same = [rows(1)[0]] * 4
-    trainer = trainer_of(
-        tmp_path, train=same, max_steps=1, label_smoothing_factor=0.1, zo=zoft.ZOConfig(method="fzoo")
-    )
+    trainer = trainer_of(tmp_path, train=same, max_steps=1, label_smoothing_factor=0.1, zo=zoft.ZOConfig(method="fzoo"))
     trainer.train()
     model, _ = make("llama")
     plain = Trainer(model=model.eval(), args=arguments(tmp_path / "plain", label_smoothing_factor=0.1))

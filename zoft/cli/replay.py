@@ -77,19 +77,22 @@ def _verify(model: Any, folder: Path) -> None:
     if not files:
         raise ReplayError(f"there is no saved model to verify in {folder}.")
     mine = _saved_tensors(model)
-    compared = 0
+    compared: set[str] = set()
     for file in files:
         with safe_open(file, framework="pt") as saved:
             for name in saved.keys():  # noqa: SIM118 - not a dict
                 theirs = saved.get_tensor(name)
                 if name not in mine:
                     raise ReplayError(f"{file} holds {name}, which the replayed model lacks.")
-                a, b = mine[name].contiguous().view(-1), theirs.contiguous().view(-1)
+                a, b = mine[name].cpu().contiguous().view(-1), theirs.contiguous().view(-1)
                 if a.dtype != b.dtype or not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
                     raise ReplayError(f"the replayed model differs from {file}; {name} differs first.")
-                compared += 1
-    if not compared:
-        raise ReplayError(f"the model saved in {folder} holds no tensors.")
+                compared.add(name)
+    # Of tied tensors, one is saved.
+    places = {mine[name].data_ptr() for name in compared}
+    for name, tensor in mine.items():
+        if name not in compared and tensor.data_ptr() not in places:
+            raise ReplayError(f"the model saved in {folder} lacks {name}, which the replayed model has.")
 
 
 def _saved_tensors(model: Any) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def _saved_tensors(model: Any) -> dict[str, Any]:
 
     if isinstance(model, PeftModel):
         return dict(get_peft_model_state_dict(model))
-    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in ignored}
 
 
 if __name__ == "__main__":

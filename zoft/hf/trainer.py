@@ -144,8 +144,8 @@ class ZOTrainerMixin:
             shutil.copyfile(beside, path)
         if self._checkpoint is None and optimizer.engine.step:
             raise ReplayError(
-                f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which this "
-                "model no longer has: load them afresh and make a new trainer."
+                f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which "
+                "this model no longer has: load them afresh and make a new trainer."
             )
         optimizer.resume_log(path)
 
