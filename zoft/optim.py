@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,13 @@ class ZOOptimizer(torch.optim.Optimizer):
         """
         if self.engine.step:
             raise ConfigError(f"a replay log starts at step 0, this run is at step {self.engine.step}.")
+        if self.engine.placement == "inplace":
+            warnings.warn(
+                "placement 'inplace' restores weights only up to rounding, so this run's log does not replay to the "
+                "same bits.",
+                ZoftWarning,
+                stacklevel=2,
+            )
         self._log = ReplayLog.create(path, make_header(self.engine))
 
     def resume_log(self, path: str | os.PathLike[str]) -> int:
@@ -218,6 +226,11 @@ class ZOOptimizer(torch.optim.Optimizer):
                     f"the log at {Path(path)} was made with {key} = {_difference(value, mine[key])}. Go on with the "
                     "settings of the interrupted run, or start in another output_dir."
                 )
+        if self.last_record is not None and not _same(self.last_record, log.records[self.last_record.step]):
+            raise ReplayError(
+                f"the log at {Path(path)} is of another run than this checkpoint: its step {self.last_record.step} "
+                "differs. Resume where checkpoint and log belong together, or start in another output_dir."
+            )
         self._log = log
         return len(log.records)
 
@@ -236,7 +249,11 @@ class ZOOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Torch's state and, under ``"zo"``, the step number and the method's scalar state."""
         state = super().state_dict()
-        state["zo"] = {"step": self.engine.step, "update": self.engine.method.update.state_dict()}
+        state["zo"] = {
+            "step": self.engine.step,
+            "update": self.engine.method.update.state_dict(),
+            "last_record": None if self.last_record is None else astuple(self.last_record),
+        }
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -247,6 +264,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._scalars.grad = None
         self.engine.step = int(state_dict["zo"]["step"])
         self.engine.method.update.load_state_dict(state_dict["zo"]["update"])
+        last = state_dict["zo"]["last_record"]
+        self.last_record = None if last is None else StepRecord(*last)
 
 
 # Settings that do not change what a step does to the weights may differ between a run and its resumption.
@@ -257,6 +276,11 @@ def _check_rates(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         if not 0.0 <= group[name] < float("inf"):
             raise ConfigError(f"{name} must be a finite number >= 0, got {group[name]!r}.")
+
+
+def _same(a: StepRecord, b: StepRecord) -> bool:
+    # Not the loss, which may be NaN.
+    return (a.step, a.scalars, a.lrs, a.skipped) == (b.step, b.scalars, b.lrs, b.skipped)
 
 
 def _identity(key: str, value: Any) -> Any:

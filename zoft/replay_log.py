@@ -24,6 +24,7 @@ from torch import nn
 
 from zoft.engine import ZOEngine
 from zoft.errors import ReplayError
+from zoft.interrupts import uninterrupted
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
 from zoft.types import StepRecord, ZOConfig
@@ -161,11 +162,12 @@ class ReplayLog:
         flags = _SKIPPED if record.skipped else 0
         body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs)
         content = body + struct.pack("<I", zlib.crc32(body))
-        written = os.pwrite(self._descriptor, content, self._end)
-        if written != len(content):
-            raise ReplayError(f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full?")
-        self._end += written
-        self.records.append(record)
+        with uninterrupted():
+            written = os.pwrite(self._descriptor, content, self._end)
+            if written != len(content):
+                raise ReplayError(f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full?")
+            self._end += written
+            self.records.append(record)
 
     def close(self) -> None:
         """Flush to the disk and close; the log can be appended to again."""

@@ -130,7 +130,7 @@ def test_evaluation_during_training_is_logged(train: Any) -> None:
     assert all("projected_grad" in entry and "grad_norm" not in entry for entry in logs if "loss" in entry)
     metrics = json.loads((folder / "metrics.json").read_text())
     final = [entry for entry in logs if "eval_accuracy" in entry][-1]
-    assert final["eval_accuracy"] == metrics["after"]["accuracy"]
+    assert final["eval_accuracy"] == pytest.approx(metrics["after"]["accuracy"])
     assert final["eval_loss"] == pytest.approx(metrics["after"]["loss"], rel=1e-5)
 
 

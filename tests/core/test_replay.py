@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -435,6 +436,56 @@ def test_a_log_that_ends_before_the_checkpoint_is_refused(logged: tuple[Run, Pat
     log = truncated(logged[1], tmp_path / "short", 3)
     with pytest.raises(ReplayError, match="ends at step 3, before this checkpoint's step 6"):
         logged[0].opt.resume_log(log)
+
+
+def test_a_log_of_another_run_is_refused_at_a_checkpoint(tmp_path: Path) -> None:
+    """Same settings, other base weights: what a second run in a used output_dir may leave behind."""
+    start(tmp_path / "log", model_seed=1).steps(0, 5)
+    run = start().steps(0, 3)
+    torch.save(run.opt.state_dict(), tmp_path / "state.pt")
+    resumed = start()
+    resumed.opt.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    with pytest.raises(ReplayError, match="is of another run than this checkpoint: its step 2 differs"):
+        resumed.opt.resume_log(tmp_path / "log")
+
+
+def test_a_checkpoint_right_after_a_skipped_step_knows_its_log(tmp_path: Path) -> None:
+    run = start(tmp_path / "log", bad=(2,)).steps(0, 3)
+    again = start(bad=(2,))
+    again.model.load_state_dict(run.model.state_dict())
+    again.opt.load_state_dict(run.opt.state_dict())
+    assert again.opt.resume_log(tmp_path / "log") == 3
+
+
+def test_an_inplace_run_is_told_that_its_log_does_not_replay(tmp_path: Path) -> None:
+    with pytest.warns(zoft.ZoftWarning, match="does not replay to the same bits"):
+        run = start(tmp_path / "log", placement="inplace")
+    run.steps(0, 3)
+    base, _ = make("llama")
+    zoft.replay(base, tmp_path / "log")
+    for a, b in zip(base.parameters(), run.model.parameters(), strict=True):
+        assert (a - b).norm() <= 1e-5 * a.norm()
+
+
+def test_ctrl_c_while_a_record_is_written_leaves_log_and_run_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = start(tmp_path / "whole", style="seam").steps(0, 4)
+    run = start(tmp_path / "log", style="seam").steps(0, 2)
+    pwrite = os.pwrite
+
+    def interrupted(*args: Any) -> int:
+        written = pwrite(*args)
+        signal.raise_signal(signal.SIGINT)
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.step(2)
+    run.steps(2, 4)
+    assert (tmp_path / "log").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert digest(run.model) == digest(whole.model)
 
 
 def _one_group(model: torch.nn.Module) -> list[dict[str, Any]]:

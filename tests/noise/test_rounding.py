@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoft import noise
-from zoft.noise import Span, Term
+from zoft.noise import Span, Term, reference
 
 KEY = noise.run_key(5)
 SIXTEEN = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -49,13 +49,30 @@ def test_stochastic_rounding_is_unbiased_and_takes_a_neighbour(dtype: torch.dtyp
 def test_every_16_bit_value_comes_back_unchanged(dtype: torch.dtype) -> None:
     everything = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
     finite = everything[everything.isfinite()]
-    for step in range(4):
+    for step in range(64):  # so that draws of 0 and of 65,535 are among them
         out = torch.empty_like(finite)
         noise.combine(
             [Span(out, finite, 0)], [], key=KEY, distribution="gaussian", rounding="stochastic",
             rounding_step=step,
         )  # fmt: skip
         assert torch.equal(out, finite)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_draw_rounds_up_exactly_if_it_is_below_the_remainder(sign: int) -> None:
+    def rounded_with(value: float, draw: int, dtype: torch.dtype) -> float:
+        values = torch.tensor([sign * value], dtype=torch.float32)
+        return sign * float(reference.round_stochastically(values, torch.tensor([draw]), dtype))
+
+    unit = 2.0**-24  # of float16 below its normal range: a draw below 2^16 times the remainder
+    assert rounded_with(5 * unit, 0, torch.float16) == 5 * unit
+    assert rounded_with(5.25 * unit, 2**14 - 1, torch.float16) == 6 * unit
+    assert rounded_with(5.25 * unit, 2**14, torch.float16) == 5 * unit
+    # Elsewhere a carry: draw + remainder of at least one unit.
+    for dtype, ulp in ((torch.float16, 2.0**-10), (torch.bfloat16, 2.0**-7)):
+        assert rounded_with(1 + ulp, 2**16 - 1, dtype) == 1 + ulp
+        assert rounded_with(1 + 1.25 * ulp, 3 * 2**14, dtype) == 1 + 2 * ulp
+        assert rounded_with(1 + 1.25 * ulp, 3 * 2**14 - 1, dtype) == 1 + ulp
 
 
 @SIXTEEN

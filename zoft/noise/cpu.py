@@ -41,7 +41,9 @@ def _run(
     stochastic: bool = False,
     rounding_step: int = 0,
 ) -> None:
-    threads = max(1, min(torch.get_num_threads(), total // _MIN_ELEMENTS_PER_THREAD))
+    # All of torch's team or nobody: OpenMP ends the threads that a smaller team leaves over, and torch's next
+    # operation then waits for new ones to start.
+    threads = torch.get_num_threads() if total >= 2 * _MIN_ELEMENTS_PER_THREAD else 1
     parts = 1 if threads == 1 else min(threads * _PARTS_PER_THREAD, total // (_MIN_ELEMENTS_PER_THREAD // 2))
     arrays = (
         *items,
