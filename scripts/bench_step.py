@@ -25,29 +25,27 @@ from torch import nn
 import zoft
 from zoft.cli.arguments import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
+from zoft.tasks.data import load_splits
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.prompted import PromptedTask, prompted_loss
 
-TEXTS = (
-    "a gripping film that never lets go of its audience and lingers long after the lights come up",
-    "the plot is thin , the jokes are old , and the two leads have nothing to say to each other for most of it",
-    "one of the warmest surprises of the year , told with patience and a very good ear for how people talk",
-    "it is hard to care about anyone here , and harder still to stay awake until the ending that you saw coming",
-)
-
 
 def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """Load the model and one batch of prompts."""
+    """Load the model and the first batch of the quickstart's prompts."""
     model, tokenizer = load_model_and_tokenizer(
         ModelArguments(model_name_or_path=arguments.model, dtype=arguments.dtype)
     )
     task = PromptedTask("{text}\nOverall, the movie was", ("terrible", "great"))
-    encoder = PromptEncoder(task, tokenizer, 512)
+    encoder = PromptEncoder(task, tokenizer, 2048)
+    reviews = load_splits(task.columns, dataset="packaged:rotten-tomatoes").train
+    size = arguments.reviews
     rows = [
-        {"text": " . ".join([TEXTS[i % len(TEXTS)]] * arguments.repeat), "label": i % 2} for i in range(arguments.batch)
+        {"text": " ".join(str(r["text"]) for r in reviews[i * size : (i + 1) * size]), "label": i % 2}
+        for i in range(arguments.batch)
     ]
     batch = encoder.collator()(list(encoder.encode(rows).examples))
     model.eval()
+    print(f"{arguments.model} {arguments.dtype}, {' x '.join(map(str, batch['input_ids'].shape))} tokens")
     return model, lambda: prompted_loss(model, batch)
 
 
@@ -101,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeat", type=int, default=1, help="sentences a prompt: 1 is about 30 tokens")
+    parser.add_argument("--reviews", type=int, default=1, help="film reviews a prompt; 1 is what the quickstart does")
     parser.add_argument("--method", default="mezo")
     parser.add_argument("--placement", default="stream")
     parser.add_argument("--distribution", default=None)
@@ -135,14 +133,13 @@ def main() -> None:
             seconds[name].append(timed(work))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     plain = medians[f"{count} plain forwards"]
-    print(f"{arguments.model} {arguments.dtype}, batch {arguments.batch}, {torch.get_num_threads()} threads")
+    print(f"{torch.get_num_threads()} threads, median of {arguments.rounds} rounds")
     for name, median in medians.items():
         print(f"{name:28} {median:8.3f} s   {median / plain:6.3f} x   (min {min(seconds[name]):.3f})")
     memory = {what: peak_of(arguments, what) for what in ("forward", "train")}
     ratio = memory["train"] / memory["forward"]
-    print(
-        f"peak memory: forward-only {memory['forward'] / 2**20:.0f} MiB, training {memory['train'] / 2**20:.0f} MiB, {ratio:.3f} x"
-    )
+    forward_mib, train_mib = (memory[what] / 2**20 for what in ("forward", "train"))
+    print(f"peak memory: forward-only {forward_mib:.0f} MiB, training {train_mib:.0f} MiB, {ratio:.3f} x")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump({"seconds": seconds, "peak_bytes": memory, "arguments": vars(arguments)}, file, indent=2)

@@ -206,9 +206,7 @@ def test_every_setting_of_ours_has_help() -> None:
         assert all(field.metadata["help"].endswith(".") for field in fields(group)), group
 
 
-@pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda p: p.name)
 def test_committed_recipe_parses(path: Path) -> None:
     parsed = parse_arguments(["--config", str(path)])
     assert parsed.get(ModelArguments).model_name_or_path

@@ -23,9 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 def words() -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate(["<unk>", "<eos>", "[MASK]", "a", "b"])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>", mask_token="[MASK]"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>", mask_token="[MASK]")
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +71,7 @@ def test_unknown_lora_module_is_refused(folder: str) -> None:
 
 
 def test_checkpoint_without_a_language_head_warns(tmp_path: Path, words: PreTrainedTokenizerFast) -> None:
-    config = BertConfig(
-        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
+    config = BertConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     BertModel(config).save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     with pytest.warns(ZoftWarning, match="does not hold .* start out random"):

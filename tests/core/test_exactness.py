@@ -31,9 +31,7 @@ def optimizer(model: nn.Module, placement: str = "stream", lr: float = 0.0, **op
 
 @pytest.mark.filterwarnings("ignore:.*trained, but the loss does not depend:zoft.ZoftWarning")
 @pytest.mark.parametrize("placement", EXACT)
-def test_step_with_lr_zero_leaves_weights_bit_identical(
-    family: str, dtype: torch.dtype, placement: str
-) -> None:
+def test_step_with_lr_zero_leaves_weights_bit_identical(family: str, dtype: torch.dtype, placement: str) -> None:
     model, loss = make(family, dtype)
     before = digest(model)
     opt = optimizer(model, placement)
@@ -67,9 +65,7 @@ def test_a_loss_that_raises_midway_leaves_weights_bit_identical(method: str, pla
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("placement", EXACT)
-def test_an_exception_inside_a_module_leaves_weights_bit_identical(
-    placement: str, error: type[BaseException]
-) -> None:
+def test_an_exception_inside_a_module_leaves_weights_bit_identical(placement: str, error: type[BaseException]) -> None:
     model, loss = make("llama", torch.float16)
     opt = optimizer(model, placement)
     opt.step(loss)
@@ -95,9 +91,7 @@ def test_ctrl_c_in_mid_forward_leaves_weights_bit_identical(placement: str) -> N
     opt = optimizer(model, placement)
     opt.step(loss)
     before = digest(model)
-    handle = model.bert.encoder.layer[1].register_forward_pre_hook(
-        lambda *_: signal.raise_signal(signal.SIGINT)
-    )
+    handle = model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         opt.step(loss)
     handle.remove()

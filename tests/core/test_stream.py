@@ -50,9 +50,7 @@ def test_streamed_loss_is_the_loss_of_moved_weights(family: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt", "bert", "t5"])
-def test_row_blocks_give_the_loss_of_whole_matrices(
-    family_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_blocks_give_the_loss_of_whole_matrices(family_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, loss = make(family_name)
     model.eval()
     trainables = select(model)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LOG = (0x3F7FFFFF, 0xBF00003D, 0x3EAAAD00, 0xBE7FB18B, 0x3E4BC2E5, 0xBE309C03, 0x3E263CF4, 0xBDCF8BA5)
-SIN = (0x3F3504F3, 0xBDF15BE0, 0x3BC10EA7, 0xB9109CF7)
-COS = (0x3F3504F3, 0xBEB504D1, 0x3CF14AAA, 0xBA7BD516)
+LOG = (0xBFFFFDC9, 0x3F7FB7FF, 0xBF2C3B28, 0x3F0AB96F, 0xBEB4D189)
+SIN = (0x3F3504E6, 0xBDF14C6F, 0x3BBCE09A)
+COS = (0x3F350481, 0xBEB4E9EA, 0x3CEA036E)
 
 Term = tuple[int, int, float]  # step, query, coefficient
 
@@ -51,12 +51,15 @@ def horner(poly: Sequence[int], x: np.float32) -> np.float32:
 
 
 def gaussian_pair(w: int) -> tuple[np.float32, np.float32]:
-    b = (as_bits(np.float32(2 * (w >> 14) + 1)) - 0x3F3504F3) % 2**32
+    k = (w >> 2) % 2**18
+    b = (as_bits(np.float32(2 * k + 1)) - 0x3F3504F3) % 2**32
     e = np.float32((b >> 23) - 19)
     m = as_float((b & 0x7FFFFF) + 0x3F3504F3) - np.float32(1.0)
-    p = horner(LOG, m)
-    r = np.sqrt((e * as_float(0xBFB17218)) + ((p * m) * np.float32(-2.0)))
-    t = (np.float32((w >> 2) & 0xFFF) - np.float32(2047.5)) * as_float(0x39C90FDB)
+    p0, p1, p2, p3, p4 = (as_float(bits) for bits in LOG)
+    p = (p0 + p1 * m) + (m * m) * ((p2 + p3 * m) + p4 * (m * m))
+    r = np.sqrt((e * as_float(0xBFB17218)) + (p * m))
+    j = w >> 20
+    t = (np.float32(j - 4096 if j >= 2048 else j) + np.float32(0.5)) * as_float(0x39C90FDB)
     y = t * t
     s = horner(SIN, y) * t
     c = horner(COS, y)

@@ -50,17 +50,17 @@ def test_gaussian_tails_have_the_right_weight_and_the_stated_bound() -> None:
 
 
 def test_no_word_gives_a_gaussian_beyond_the_stated_bound() -> None:
-    # The radius is largest at k = 0, so those 2^14 words are all that can reach the bound.
-    words = torch.arange(2**14)
+    # The radius is largest at k = 0, so those words, signs aside, are all that can reach the bound.
+    words = torch.arange(2**12) << 20
     for high in (False, True):
         z = reference.gaussian_from_word(words, torch.full(words.shape, high))
         assert spec.MAX_ABS_GAUSSIAN - 0.01 < float(z.abs().max()) <= spec.MAX_ABS_GAUSSIAN
 
 
 def test_no_word_gives_a_zero_or_a_nan() -> None:
-    every_radius = torch.arange(2**18) << 14
-    for angle, high in ((4095, False), (0, True)):  # where cos - sin and cos + sin are smallest
-        words = every_radius | angle << 2
+    every_radius = torch.arange(2**18) << 2
+    for angle, high in ((0x7FF, False), (0x800, True)):  # where cos - sin and cos + sin are smallest
+        words = every_radius | angle << 20
         z = reference.gaussian_from_word(words, torch.full(words.shape, high))
         assert z.isfinite().all() and (z.abs() > 3e-7).all()
 
@@ -155,5 +155,5 @@ def test_gaussian_moments_over_many_steps(set_threads: Callable[[int], None]) ->
         z = sample("gaussian", count=2**22, step=step)
         total += torch.stack([z.mean(), z.square().mean(), z.pow(4).mean()])
     count = steps * 2**22
-    for got, expected, variance in zip(total / steps, (0, 0.9999987, 2.999942), (1, 2, 96), strict=True):
+    for got, expected, variance in zip(total / steps, (0, 1, 2.999946), (1, 2, 96), strict=True):
         assert float(got) == pytest.approx(expected, abs=5 * (variance / count) ** 0.5)

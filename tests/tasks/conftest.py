@@ -89,9 +89,7 @@ def _llama(vocab_size: int) -> PreTrainedModel:
 
 
 def _gpt2(vocab_size: int) -> PreTrainedModel:
-    config = GPT2Config(
-        vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=96, initializer_range=0.2
-    )
+    config = GPT2Config(vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=96, initializer_range=0.2)
     return GPT2LMHeadModel(config)
 
 
@@ -113,9 +111,7 @@ CAUSAL_MODELS: dict[str, Callable[[int], PreTrainedModel]] = {"llama": _llama, "
 
 
 @pytest.fixture(params=list(CAUSAL_MODELS))
-def causal_model(
-    request: pytest.FixtureRequest, causal_tokenizer: PreTrainedTokenizerFast
-) -> PreTrainedModel:
+def causal_model(request: pytest.FixtureRequest, causal_tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return CAUSAL_MODELS[request.param](len(causal_tokenizer)).eval()

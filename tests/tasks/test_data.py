@@ -37,9 +37,7 @@ def test_every_file_format_gives_the_same_rows(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", rows)
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     quoted = 'text{0}label\n"a ""quoted"", text\nin two lines"{0}1\ngroßartig{0}0\n'
-    (tmp_path / "a.csv").write_text(
-        "\ufeff" + quoted.format(","), encoding="utf-8"
-    )  # as spreadsheets save it
+    (tmp_path / "a.csv").write_text("\ufeff" + quoted.format(","), encoding="utf-8")  # as spreadsheets save it
     (tmp_path / "a.tsv").write_text(quoted.format("\t"), encoding="utf-8")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):

@@ -34,9 +34,7 @@ def plain_scores(
     return torch.stack(scores).view(len(rows), -1)
 
 
-def batch_of(
-    tokenizer: PreTrainedTokenizerFast, task: PromptedTask, rows: list[dict[str, Any]]
-) -> dict[str, Tensor]:
+def batch_of(tokenizer: PreTrainedTokenizerFast, task: PromptedTask, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     encoder = PromptEncoder(task, tokenizer)
     encoded = encoder.encode(rows)
     return encoder.collator()([encoded[index] for index in range(len(encoded))])
@@ -67,9 +65,7 @@ def test_masked_scores_equal_each_row_alone(
     for index, row in enumerate(rows):
         text = f"{row['text']} It was <mask> ."
         ids = masked_tokenizer(text)["input_ids"]
-        logits = masked_model(input_ids=torch.tensor([ids])).logits[
-            0, ids.index(masked_tokenizer.mask_token_id)
-        ]
+        logits = masked_model(input_ids=torch.tensor([ids])).logits[0, ids.index(masked_tokenizer.mask_token_id)]
         expected = logits[[masked_tokenizer(" " + word)["input_ids"][1] for word in MASKED.label_words]]
         torch.testing.assert_close(option_scores(masked_model, batch)[index], expected, atol=2e-5, rtol=1e-5)
 

@@ -63,17 +63,19 @@ def _horner(x: torch.Tensor, poly: Sequence[int]) -> torch.Tensor:
 
 def gaussian_from_word(word: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Map 32-bit words to float32 Gaussian values; ``high`` (bool) picks the second of each pair."""
-    odd = ((word >> 14) * 2 + 1).to(torch.float32)  # exact: below 2^19
+    odd = (word >> 1 & 0x7FFFE | 1).to(torch.float32)  # exact: below 2^19
     shifted = odd.view(torch.int32) - spec.LOG_SPLIT_BITS
-    exponent = (shifted >> 23) - 19
-    mantissa = ((shifted & 0x7FFFFF) + spec.LOG_SPLIT_BITS).view(torch.float32) - 1.0
-    log_mantissa = _horner(mantissa, spec.LOG_POLY_BITS) * mantissa
-    minus_two_ln2 = _constant(spec.MINUS_TWO_LN2_BITS, word.device)
-    squared = exponent.to(torch.float32) * minus_two_ln2 + log_mantissa * -2.0
+    exponent = ((shifted >> 23) - 19).to(torch.float32)
+    m = ((shifted & 0x7FFFFF) + spec.LOG_SPLIT_BITS).view(torch.float32) - 1.0
+    mm = m * m
+    g0, g1, g2, g3, g4 = (_constant(bits, word.device) for bits in spec.LOG_POLY_BITS)
+    log = ((g0 + g1 * m) + mm * ((g2 + g3 * m) + g4 * mm)) * m
+    squared = exponent * _constant(spec.MINUS_TWO_LN2_BITS, word.device) + log
     # torch's float32 sqrt may be off by one ulp (MKL); through float64 the result is correctly rounded.
     radius = torch.sqrt(squared.double()).float()
 
-    angle = (((word >> 2) & 0xFFF).to(torch.float32) - 2047.5) * _constant(spec.ANGLE_STEP_BITS, word.device)
+    signed = (word >> 20 ^ 0x800) - 0x800
+    angle = (signed.to(torch.float32) + 0.5) * _constant(spec.ANGLE_STEP_BITS, word.device)
     square = angle * angle
     sine = _horner(square, spec.SIN_POLY_BITS) * angle
     cosine = _horner(square, spec.COS_POLY_BITS)
@@ -205,9 +207,7 @@ def combine_rows(
     for low in range(0, len(rows), step):
         picked = rows[low : low + step].to(torch.int64)
         elements = picked[:, None] * width + torch.arange(width, device=rows.device)
-        out[low : low + step] = _combine(
-            base[picked], elements, parameter, terms, 1.0, "nearest", 0, key, distribution
-        )
+        out[low : low + step] = _combine(base[picked], elements, parameter, terms, 1.0, "nearest", 0, key, distribution)
 
 
 def _chunks(total: int) -> Iterator[tuple[int, int]]:
