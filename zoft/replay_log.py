@@ -43,7 +43,7 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
     def digest(item: tuple[str, nn.Parameter]) -> tuple[str, str]:
         name, parameter = item
         data = parameter.detach().contiguous().cpu().reshape(-1)
-        content = hashlib.blake2b(memoryview(data.view(torch.uint8).numpy()), digest_size=16)
+        content = hashlib.blake2b(data.view(torch.uint8).numpy().data, digest_size=16)
         return name, f"{str(parameter.dtype)[6:]}{list(parameter.shape)} {content.hexdigest()}"
 
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:

@@ -148,7 +148,7 @@ def test_method_options_are_a_mapping_however_they_are_given(recipe: Any) -> Non
 
 def test_resolved_config_repeats_the_run(recipe: Any, tmp_path: Path) -> None:
     parsed = parse_arguments([*recipe(RECIPE), "--seed", "7", "--save_strategy", "no", "--resume"])
-    dump_resolved(tmp_path / "resolved_config.yaml", parsed)
+    dump_resolved(tmp_path / "resolved_config.yaml", parsed, {})
     again = parse_arguments(["--config", str(tmp_path / "resolved_config.yaml")])
     for group in (ModelArguments, DataArguments, ZOArguments):
         assert again.get(group) == parsed.get(group)
@@ -157,9 +157,10 @@ def test_resolved_config_repeats_the_run(recipe: Any, tmp_path: Path) -> None:
 
 
 def test_resolved_config_holds_ours_and_what_differs_of_theirs(tmp_path: Path) -> None:
-    dump_resolved(tmp_path / "resolved_config.yaml", parse_arguments(["--seed", "7"]))
+    dump_resolved(tmp_path / "resolved_config.yaml", parse_arguments(["--seed", "7"]), {"zo_eps": 1e-3})
     written = read_recipe(tmp_path / "resolved_config.yaml")
-    assert written["zo_eps"] == 1e-3
+    assert written["zo_eps"] == 1e-3  # left open, and resolved
+    assert written["zo_method"] == "mezo"
     assert written["seed"] == 7
     assert "learning_rate" not in written
 

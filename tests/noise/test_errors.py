@@ -84,3 +84,9 @@ def test_a_failed_call_has_written_nothing() -> None:
                 key=KEY, distribution="gaussian",
             )  # fmt: skip
         assert not good.any() and not bad.any()
+
+
+def test_an_unknown_distribution_is_an_error_that_lists_the_known_ones() -> None:
+    weights = torch.zeros(4)
+    with pytest.raises(ConfigError, match="gaussian, rademacher, got 'normal'"):
+        noise.combine([Span(weights, weights, 0)], [Term(0, 0, 1.0)], key=KEY, distribution="normal")  # type: ignore[arg-type]

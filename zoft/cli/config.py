@@ -9,7 +9,7 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -139,11 +139,19 @@ def parse_arguments(
     return ParsedArguments(instances=instances, values=values, defaults=defaults)
 
 
-def dump_resolved(path: str | Path, parsed: ParsedArguments, *, prog: str = "zoft-train") -> None:
+def dump_resolved(
+    path: str | Path, parsed: ParsedArguments, resolved: Mapping[str, Any], *, prog: str = "zoft-train"
+) -> None:
     """Write what a re-run needs: every setting of ours, and those of TrainingArguments that are not the
     default.
 
     ``prog --config FILE`` repeats the run. ``resume`` is left out: it belongs to one call.
+
+    Args:
+        path: The file to write.
+        parsed: What the user gave.
+        resolved: Settings that were left open and what they became.
+        prog: The command that reads the file.
     """
     settings: dict[str, Any] = {}
     for instance in parsed.instances:
@@ -151,7 +159,7 @@ def dump_resolved(path: str | Path, parsed: ParsedArguments, *, prog: str = "zof
         for field in fields(instance):  # type: ignore[arg-type]  # every instance is one of a dataclass
             if not field.init or field.name in ONE_OFF:
                 continue
-            value = parsed.values[field.name]
+            value = resolved.get(field.name, parsed.values[field.name])
             if ours or value != parsed.defaults[field.name]:
                 settings[field.name] = _plain(value)
     header = f"# Every setting of one run, flags included. To repeat it: {prog} --config {Path(path).name}\n"

@@ -56,7 +56,7 @@ def run(parsed: ParsedArguments) -> None:
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
     model, tokenizer = load(parsed, prompted_task(parsed.get(DataArguments)))
-    path = Path(options.log) if options.log else Path(args.output_dir, LOG_NAME)
+    path = Path(options.log) if options.log else Path(str(args.output_dir), LOG_NAME)
     started = time.perf_counter()
     steps = replay(model, path, options.upto_step)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)

@@ -43,18 +43,20 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.evaluation.classification import evaluate_prompted
+    from zoft.method import build_method
     from zoft.tasks.prompted import option_scores
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     set_seed(args.seed)
+    config = build_method(zo_config(parsed)).config
     task = prompted_task(parsed.get(DataArguments))
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
-    output_dir = Path(args.output_dir)
+    output_dir = Path(str(args.output_dir))
     output_dir.mkdir(parents=True, exist_ok=True)
-    dump_resolved(output_dir / "resolved_config.yaml", parsed)
+    dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
 
-    trainer = make_trainer(parsed, model, tokenizer, data)
+    trainer = make_trainer(parsed, config, model, tokenizer, data)
 
     def evaluate() -> dict[str, Any]:
         return dict(
@@ -157,7 +159,7 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
     return Data(encoder, train, evaluation)
 
 
-def make_trainer(parsed: ParsedArguments, model: Any, tokenizer: Any, data: Data) -> PromptedTrainer:
+def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenizer: Any, data: Data) -> PromptedTrainer:
     """Build the Trainer of a recipe."""
     from transformers import TrainingArguments
 
@@ -169,7 +171,7 @@ def make_trainer(parsed: ParsedArguments, model: Any, tokenizer: Any, data: Data
     return PromptedTrainer(
         model=model,
         args=args,
-        zo=zo_config(parsed),
+        zo=config,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         data_collator=data.encoder.collator(),
@@ -199,6 +201,16 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         force=zo.zo_force,
         method_kwargs=zo.method_kwargs,
     )
+
+
+def resolved_settings(config: ZOConfig) -> dict[str, Any]:
+    """Return what the settings that a recipe may leave to the method, or to ``seed``, have become."""
+    return {
+        "zo_eps": config.zo_eps,
+        "zo_num_queries": config.num_queries,
+        "zo_seed": config.seed,
+        "zo_distribution": config.distribution,
+    }
 
 
 def summary(trainer: PromptedTrainer) -> dict[str, Any]:

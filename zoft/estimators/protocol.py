@@ -17,15 +17,15 @@ class Point(NamedTuple):
 
 
 class Estimator(Protocol):
-    """Plans evaluations and combines their losses, linearly, so that micro-batches and ranks add up.
+    """Plans evaluations and combines their losses, linearly, so that micro-batches and ranks add up."""
 
-    Attributes:
-        num_scalars: How many scalars an estimate has.
-        forwards: Evaluations a step.
-    """
+    @property
+    def num_scalars(self) -> int:
+        """How many scalars an estimate has."""
 
-    num_scalars: int
-    forwards: int
+    @property
+    def forwards(self) -> int:
+        """Evaluations a step."""
 
     def points(self, step: int) -> list[Point]:
         """Return the points to evaluate at a step, in order."""

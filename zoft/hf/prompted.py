@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
 
@@ -13,14 +13,18 @@ from zoft.hf.trainer import ZOTrainerMixin
 from zoft.tasks.prompted import option_scores
 
 
-class _PromptedLoss(Trainer):  # type: ignore[misc]
+class _PromptedLoss(Trainer):
     """Scores the label words at their positions only; see :func:`zoft.tasks.prompted.option_scores`."""
 
     # The loss is a mean over the batch, which Trainer must still divide by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def compute_loss(
-        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the cross-entropy over the options, and their scores as logits if asked."""
         scores = option_scores(model, inputs)

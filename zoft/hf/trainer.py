@@ -101,7 +101,7 @@ class ZOTrainerMixin:
         """
         self._resume_log = bool(resume_from_checkpoint)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None and not self._log_path.exists():
                 raise ReplayError(
                     f"nothing to resume: {self.args.output_dir} holds neither a complete checkpoint nor a {LOG_NAME}."
@@ -124,7 +124,7 @@ class ZOTrainerMixin:
 
     @property
     def _log_path(self) -> Path:
-        return Path(self.args.output_dir, LOG_NAME)
+        return Path(str(self.args.output_dir), LOG_NAME)
 
     def _open_log(self) -> None:
         assert self._zo_optimizer is not None
@@ -150,7 +150,7 @@ class ZOTrainerMixin:
         optimizer.resume_log(path)
 
 
-class _LogKeeper(TrainerCallback):  # type: ignore[misc]
+class _LogKeeper(TrainerCallback):
     """Opens the log when weights and optimizer state are in place, and meters the steps."""
 
     def __init__(self, trainer: Any) -> None:

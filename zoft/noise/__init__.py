@@ -42,8 +42,10 @@ __all__ = [
 ]
 
 
-def _backend(tensor: torch.Tensor) -> ModuleType:
+def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
     """Pick the implementation for a tensor; a new device's kernels are added here."""
+    if distribution not in DISTRIBUTIONS:
+        raise ConfigError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}.")
     if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
         raise ConfigError(
             f"noise works on float32, bfloat16, float16 and float64 tensors, got {tensor.dtype}. "
@@ -79,14 +81,15 @@ def combine(
         rounding_step: Step number for the rounding bits.
 
     Raises:
-        ConfigError: If a dtype is not a 16-, 32- or 64-bit float, or an address is out of range.
+        ConfigError: If a dtype is not a 16-, 32- or 64-bit float, an address is out of range, or the
+            distribution is unknown.
     """
-    batches: dict[tuple[ModuleType, torch.device, torch.dtype], list[Span]] = {}
+    batches: dict[tuple[torch.device, torch.dtype], list[Span]] = {}
     for span in spans:
         if span.out.numel():
-            batches.setdefault((_backend(span.out), span.out.device, span.out.dtype), []).append(span)
-    for (backend, _, _), batch in batches.items():
-        backend.combine(
+            batches.setdefault((span.out.device, span.out.dtype), []).append(span)
+    for batch in batches.values():
+        _backend(batch[0].out, distribution).combine(
             batch,
             terms,
             key=key,
@@ -119,7 +122,7 @@ def combine_rows(
         distribution: ``"gaussian"`` or ``"rademacher"``.
     """
     if out.numel():
-        _backend(base).combine_rows(out, base, rows, parameter, terms, key=key, distribution=distribution)
+        _backend(base, distribution).combine_rows(out, base, rows, parameter, terms, key=key, distribution=distribution)
 
 
 def sample(
