@@ -88,7 +88,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
     for name, scores in (("before", before), ("after", after)):
         _say(f"{name:>7}: held-out accuracy {scores['accuracy']:.3f}   held-out loss {scores['loss']:.3f}")
-    _say(f"wrote {output_dir}: model, zo_log, resolved_config.yaml, metrics.json")
+    _say(f"wrote {output_dir}: {'model, ' if options.save_model else ''}zo_log, resolved_config.yaml, metrics.json")
     return metrics
 
 
