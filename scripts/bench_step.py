@@ -4,7 +4,7 @@
     python scripts/bench_step.py --placement snapshot --method fzoo --dtype bfloat16
 
 Everything is measured in one run, interleaved: plain no-grad forwards computing the same loss, zoft's step,
-and MeZO's step as its authors wrote it (noise regenerated three times by torch.normal, one tensor at a
+and MeZO's step as its authors wrote it (noise generated four times by torch.normal, one tensor at a
 time). Peak memory is that of two fresh processes, one that only runs forwards and one that trains.
 """
 
@@ -31,7 +31,7 @@ from zoft.tasks.prompted import PromptedTask, prompted_loss
 
 
 def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """Load the model and the first batch of the quickstart's prompts."""
+    """Load the model and a batch of prompts made of the quickstart's film reviews."""
     model, tokenizer = load_model_and_tokenizer(
         ModelArguments(model_name_or_path=arguments.model, dtype=arguments.dtype)
     )
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--reviews", type=int, default=1, help="film reviews a prompt; 1 is what the quickstart does")
+    parser.add_argument("--reviews", type=int, default=1, help="film reviews in each prompt")
     parser.add_argument("--method", default="mezo")
     parser.add_argument("--placement", default="stream")
     parser.add_argument("--distribution", default=None)

@@ -9,7 +9,7 @@ from typing import Any
 from zoft.directions import DenseDirections, Directions
 from zoft.errors import ConfigError, did_you_mean
 from zoft.estimators import Estimator
-from zoft.noise import DISTRIBUTIONS, Distribution, run_key
+from zoft.noise import Distribution, check_distribution, run_key
 from zoft.registry import registration
 from zoft.types import ZOConfig
 from zoft.updates import Update
@@ -70,7 +70,4 @@ def dense_directions(config: ZOConfig) -> DenseDirections:
     Raises:
         ConfigError: If the distribution is unknown.
     """
-    for known in DISTRIBUTIONS:
-        if config.distribution == known:
-            return DenseDirections(run_key(config.seed), known)
-    raise ConfigError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {config.distribution!r}.")
+    return DenseDirections(run_key(config.seed), check_distribution(config.distribution))

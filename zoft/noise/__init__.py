@@ -25,6 +25,7 @@ from zoft.noise.spec import (
     Rounding,
     Span,
     Term,
+    check_distribution,
     run_key,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Rounding",
     "Span",
     "Term",
+    "check_distribution",
     "combine",
     "combine_rows",
     "run_key",
@@ -44,8 +46,7 @@ __all__ = [
 
 def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
     """Pick the implementation for a tensor; a new device's kernels are added here."""
-    if distribution not in DISTRIBUTIONS:
-        raise ConfigError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}.")
+    check_distribution(distribution)
     if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
         raise ConfigError(
             f"noise works on float32, bfloat16, float16 and float64 tensors, got {tensor.dtype}. "

@@ -47,7 +47,8 @@ MAX_BLOCK = 2**40 - 1
 # w = j (12 bits, signed) | k (18 bits) | two sign bits.   u = (2k + 1) / 2^19,   theta = (j + 0.5) * pi / 8192
 # r = sqrt(-2 ln u);   z_low = +- r (cos - sin) / sqrt 2,   z_high = +- r (cos + sin) / sqrt 2
 # float32 constants, as bits. The polynomials are minimax fits, short because a grid of 18 and 12 bits asks for no
-# more; the last two carry a common factor of 1 + 3e-7 that makes the variance over all words 1.
+# more; the last two carry a common factor of 1 + 3e-7 that makes the variance over all words 1. The logarithm's is
+# evaluated in pairs of terms, the others by Horner.
 LOG_SPLIT_BITS = 0x3F3504F3  # sqrt(1/2): mantissas are taken in [sqrt(1/2), sqrt(2))
 LOG_POLY_BITS = (0xBFFFFDC9, 0x3F7FB7FF, 0xBF2C3B28, 0x3F0AB96F, 0xBEB4D189)  # -2 ln(1 + m) / m
 SIN_POLY_BITS = (0x3F3504E6, 0xBDF14C6F, 0x3BBCE09A)  # sin(t) / (sqrt(2) t) in t^2
@@ -98,6 +99,18 @@ def run_key(seed: int) -> int:
         raise ConfigError(f"seed must be an integer in [0, 2**64), got {seed!r}.")
     digest = hashlib.sha256(b"zoft noise v1" + seed.to_bytes(8, "little")).digest()
     return int.from_bytes(digest[:8], "little")
+
+
+def check_distribution(name: str | None) -> Distribution:
+    """Return the name of a distribution.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    for known in DISTRIBUTIONS:
+        if name == known:
+            return known
+    raise ConfigError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {name!r}.")
 
 
 def counter_words(purpose: int, step: int, query: int, parameter: int) -> tuple[int, int, int]:
