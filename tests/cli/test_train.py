@@ -95,10 +95,13 @@ def test_shuffled_labels_are_a_control_run(train: Any, capsys: pytest.CaptureFix
     plain = train("plain")
     assert "SHUFFLED" not in capsys.readouterr().out
     control = train("control", "--shuffle_labels")
-    assert "TRAINING LABELS ARE SHUFFLED (control run)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "ALL LABELS ARE SHUFFLED (control run)" in output and "after on true labels: held-out accuracy" in output
     assert weights(control) != weights(plain)
-    scores = [json.loads((f / "metrics.json").read_text())["before"] for f in (plain, control)]
-    assert scores[0] == scores[1], "the held-out rows keep their labels"
+    scores, control_scores = (json.loads((f / "metrics.json").read_text()) for f in (plain, control))
+    assert control_scores["before"]["loss"] != scores["before"]["loss"], "the held-out labels are shuffled as well"
+    assert control_scores["after_on_true_labels"]["loss"] != control_scores["after"]["loss"]
+    assert "after_on_true_labels" not in scores
 
 
 def test_the_model_need_not_be_saved(train: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from zoft.errors import ConfigError, DataError, ZoftWarning
-from zoft.tasks.data import Columns, label_key, load_splits
+from zoft.tasks.data import Columns, label_key, load_splits, permute_labels
 from zoft.tasks.files import load_rows
 
 COLUMNS = Columns(text=("text",), label="label", labels=("0", "1"))
@@ -117,15 +117,15 @@ def test_repeated_texts_never_cross_the_split(tmp_path: Path) -> None:
     assert held_out.isdisjoint(row["text"] for row in splits.train)
 
 
-def test_shuffled_labels_permute_the_training_labels_only(sorted_file: str) -> None:
-    plain = load_splits(COLUMNS, train_file=sorted_file)
-    control = load_splits(COLUMNS, train_file=sorted_file, shuffle_labels=True)
-    assert control.evaluation == plain.evaluation
-    assert [row["text"] for row in control.train] == [row["text"] for row in plain.train]
-    labels, permuted = [row["label"] for row in plain.train], [row["label"] for row in control.train]
-    assert Counter(labels) == Counter(permuted)
-    agreement = sum(a == b for a, b in zip(labels, permuted, strict=True)) / len(labels)
-    assert 0.3 < agreement < 0.7
+def test_permuted_labels_keep_texts_and_frequencies_and_nothing_that_joins_them(sorted_file: str) -> None:
+    plain = load_splits(COLUMNS, train_file=sorted_file, eval_fraction=0.5)
+    control = permute_labels(plain, "label", seed=0)
+    assert permute_labels(plain, "label", seed=0) == control != permute_labels(plain, "label", seed=1)
+    for rows, permuted in ((plain.train, control.train), (plain.evaluation, control.evaluation)):
+        assert [row["text"] for row in rows] == [row["text"] for row in permuted]
+        assert Counter(row["label"] for row in rows) == Counter(row["label"] for row in permuted)
+        agreement = sum(a["label"] == b["label"] for a, b in zip(rows, permuted, strict=True)) / len(rows)
+        assert 0.3 < agreement < 0.7
 
 
 def test_class_without_training_rows_warns(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class DataArguments:
     )
     shuffle_labels: bool = field(
         default=False,
-        metadata={"help": "Control run: permute the training labels. Gains that remain are not the task."},
+        metadata={"help": "Control run: permute the training and the held-out labels. It must end at chance."},
     )
 
     def __post_init__(self) -> None:

@@ -58,11 +58,11 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate(rows: EncodedPrompts) -> dict[str, Any]:
         return dict(
             evaluate_prompted(
                 model,
-                data.evaluation,
+                rows,
                 data.encoder.collator(),
                 option_scores,
                 batch_size=args.per_device_eval_batch_size,
@@ -70,15 +70,16 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
             )
         )
 
-    before = evaluate()
+    before = evaluate(data.evaluation)
     _say(f"before: accuracy {before['accuracy']:.3f}, loss {before['loss']:.3f} on {before['n']} held-out rows")
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     seconds = time.perf_counter() - started
-    after = evaluate()
+    scores = {"before": before, "after": evaluate(data.evaluation)}
+    if data.true_evaluation is not None:
+        scores["after_on_true_labels"] = evaluate(data.true_evaluation)
     metrics = {
-        "before": before,
-        "after": after,
+        **scores,
         "train_seconds": round(seconds, 1),
         **summary(trainer),
     }
@@ -86,19 +87,24 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     if options.save_model:
         trainer.save_model(str(output_dir))
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
-    for name, scores in (("before", before), ("after", after)):
-        _say(f"{name:>7}: held-out accuracy {scores['accuracy']:.3f}   held-out loss {scores['loss']:.3f}")
+    for name, score in scores.items():
+        name = name.replace("_", " ")
+        _say(f"{name:>7}: held-out accuracy {score['accuracy']:.3f}   held-out loss {score['loss']:.3f}")
     _say(f"wrote {output_dir}: {'model, ' if options.save_model else ''}zo_log, resolved_config.yaml, metrics.json")
     return metrics
 
 
 @dataclass(frozen=True)
 class Data:
-    """Encoded rows and what encodes them."""
+    """Encoded rows and what encodes them.
+
+    In a control run ``train`` and ``evaluation`` have shuffled labels, and ``true_evaluation`` the real ones.
+    """
 
     encoder: PromptEncoder
     train: EncodedPrompts
     evaluation: EncodedPrompts
+    true_evaluation: EncodedPrompts | None = None
 
 
 def prompted_task(data: DataArguments) -> PromptedTask:
@@ -133,30 +139,31 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
     """Load, split and encode the recipe's rows, and say how many there are."""
     from transformers import TrainingArguments
 
-    from zoft.tasks.data import load_splits
+    from zoft.tasks.data import load_splits, permute_labels
     from zoft.tasks.encoding import PromptEncoder
 
     args, data = parsed.get(TrainingArguments), parsed.get(DataArguments)
-    splits = load_splits(
+    seed = args.seed if args.data_seed is None else args.data_seed
+    true = load_splits(
         task.columns,
         dataset=data.dataset,
         dataset_config_name=data.dataset_config_name,
         train_file=data.train_file,
         eval_file=data.eval_file,
         eval_fraction=data.eval_fraction,
-        seed=args.seed if args.data_seed is None else args.data_seed,
+        seed=seed,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
-        shuffle_labels=data.shuffle_labels,
     )
+    splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
     encoder = PromptEncoder(task, tokenizer, data.max_length)
     train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
     _say(
         f"{len(train)} training rows, {len(evaluation)} held-out rows; "
         f"{train.truncated_share:.1%} of the training rows are cut to {data.max_length} tokens"
-        + (" - TRAINING LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else "")
+        + (" - ALL LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else "")
     )
-    return Data(encoder, train, evaluation)
+    return Data(encoder, train, evaluation, encoder.encode(true.evaluation) if data.shuffle_labels else None)
 
 
 def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenizer: Any, data: Data) -> PromptedTrainer:

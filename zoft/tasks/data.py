@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from zoft.errors import ConfigError, DataError, ZoftWarning, did_you_mean
 from zoft.tasks.files import Row, is_local_file, load_hub, load_rows
 
-__all__ = ["Columns", "Splits", "label_key", "load_splits"]
+__all__ = ["Columns", "Splits", "label_key", "load_splits", "permute_labels"]
 
 
 def label_key(value: object) -> str:
@@ -59,7 +59,6 @@ def load_splits(
     eval_fraction: float = 0.1,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
-    shuffle_labels: bool = False,
 ) -> Splits:
     """Load, check, shuffle, split, deduplicate and truncate, in this order.
 
@@ -74,12 +73,10 @@ def load_splits(
         dataset_config_name: The Hub data set's configuration, e.g. ``rte`` of ``super_glue``.
         train_file: A local file with the training rows.
         eval_file: A local file with the evaluation rows.
-        seed: Decides the order, the split and the label permutation.
+        seed: Decides the order and the split.
         eval_fraction: Share of the rows held out where no other evaluation rows exist.
         max_train_samples: Keep this many training rows.
         max_eval_samples: Keep this many evaluation rows.
-        shuffle_labels: The control run: permute the labels of the training rows among themselves. A method
-            that still improves in it has learned the label words' frequencies, not the task.
 
     Raises:
         AssetError: A packaged data set is unknown, missing or altered.
@@ -112,11 +109,28 @@ def load_splits(
     if not train:
         raise DataError(f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation")
     _warn_of_absent_labels(train, columns)
-    if shuffle_labels:
-        permuted = [row[columns.label] for row in train]
-        random.Random(f"{seed}/labels").shuffle(permuted)
-        train = [{**row, columns.label: label} for row, label in zip(train, permuted, strict=True)]
     return Splits(train=train, evaluation=evaluation)
+
+
+def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
+    """Permute the labels within the training rows and within the evaluation rows: the data of a control run.
+
+    Texts and label frequencies stay, what joins them goes: the null hypothesis of a permutation test (Ojala
+    and Garriga, JMLR 11, 2010, test 1). Whatever is trained on such rows and scores above chance on them has
+    seen what it should not.
+
+    Args:
+        splits: The rows; they are not changed.
+        label_column: The column that holds the label.
+        seed: Decides the permutations.
+    """
+
+    def permuted(rows: Sequence[Row], name: str) -> list[Row]:
+        labels = [row[label_column] for row in rows]
+        random.Random(f"{seed}/labels/{name}").shuffle(labels)
+        return [{**row, label_column: label} for row, label in zip(rows, labels, strict=True)]
+
+    return Splits(train=permuted(splits.train, "train"), evaluation=permuted(splits.evaluation, "evaluation"))
 
 
 def _load(source: str, config_name: str | None) -> tuple[list[Row], list[Row] | None]:
