@@ -78,7 +78,7 @@ def test_scratch_stays_under_its_cap(small_cap: int) -> None:
 
     trainables = select(model)
     value, placement = streamed(model, loss, trainables, scratch_bytes=small_cap)
-    held = sum(b.numel() * b.element_size() for b in placement._scratch.values())
+    held = sum(r.buffer.numel() * r.buffer.element_size() for r in placement._rings.values())
     # Nested depths may each hold a buffer: biases below, a block of rows above.
     assert held <= small_cap + 1000 * 4 + 64 * 4
     assert value == pytest.approx(moved(loss, trainables), abs=2e-6)
@@ -95,7 +95,7 @@ def test_an_embedding_perturbs_only_the_rows_that_are_looked_up() -> None:
         with snapshot.session(), snapshot.at(TERMS):
             expected = model(ids)
     assert torch.equal(rows, expected)
-    assert not placement._scratch
+    assert not placement._rings
 
 
 def test_an_id_outside_the_embedding_is_an_index_error() -> None:

@@ -38,27 +38,31 @@ def _address(pointee: Any, llvm_pointee: ir.Type) -> Any:
 
 _as_float = _bitcast(types.uint32, types.float32, ir.FloatType())
 _as_bits = _bitcast(types.float32, types.uint32, ir.IntType(32))
+_as_double = _bitcast(types.int64, types.float64, ir.DoubleType())
 _pointer_f32 = _address(types.float32, ir.FloatType())
 _pointer_f64 = _address(types.float64, ir.DoubleType())
 _pointer_u16 = _address(types.uint16, ir.IntType(16))
-_pointer_u32 = _address(types.uint32, ir.IntType(32))
-_pointer_i64 = _address(types.int64, ir.IntType(64))
-_pointer_u64 = _address(types.uint64, ir.IntType(64))
 
 
-@intrinsic
-def _prefetch(_context: Any, address: Any) -> Any:
-    """Ask for a cache line ahead of its use."""
+def _prefetch(write: bool) -> Any:
+    @intrinsic
+    def ask(_context: Any, address: Any) -> Any:
+        """Ask for a cache line ahead of its use."""
 
-    def generate(ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        # For reading, into every level, as data.
-        builder.call(hint, [builder.inttoptr(arguments[0], pointer), i32(0), i32(3), i32(1)])
-        return ctx.get_dummy_value()
+        def generate(ctx: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+            kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+            hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+            # Into every level, as data.
+            builder.call(hint, [builder.inttoptr(arguments[0], pointer), i32(int(write)), i32(3), i32(1)])
+            return ctx.get_dummy_value()
 
-    return types.none(types.uint64), generate
+        return types.none(types.uint64), generate
+
+    return ask
+
+
+_prefetch_to_read, _prefetch_to_write = _prefetch(False), _prefetch(True)
 
 
 @intrinsic
@@ -124,6 +128,7 @@ _RUN_R = spec.LANES * 32
 _LINE = np.uint64(64)  # bytes of a cache line; a wrong guess costs speed only
 _DIRECTION, _ROUND = spec.PURPOSE_DIRECTION, spec.PURPOSE_ROUNDING
 _F32, _BF16, _F16, _F64 = 0, 1, 2, 3  # dtype codes of zoft.noise.cpu
+CALL_HEADER = 12
 _UP24, _DOWN24 = np.float32(2.0**24), np.float32(2.0**-24)
 _TINY16, _TWO16 = np.float32(2.0**-14), np.float32(65536.0)
 
@@ -174,26 +179,28 @@ def _gaussian_pair(word):
 
 
 # Making a chunk's noise takes longer than fetching its weights, but a CPU does not look that far ahead by itself.
-# So each step of the making asks for the weights of its elements: from the address ``ahead`` on, ``size`` bytes
-# each (0: they have been asked for).
+# So each step of the making asks for the weights of its elements, and for the places where the results go: from the
+# addresses ``base`` and ``out`` on, ``size`` bytes each (0: they have been asked for).
 
 
 @njit(inline="always")
-def _prefetch_bytes(address, count):
+def _prefetch_bytes(base, out, count):
     for line in range(uint64(0), count, _LINE):
-        _prefetch(address + line)
+        _prefetch_to_read(base + line)
+        _prefetch_to_write(out + line)
 
 
 @njit
-def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, ahead, size):
+def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, base, out, size):
     """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``.
 
     Whole tiles are computed, so the edges may spill.
     """
     _prefer_wide_vectors()
     for t in range(first // _TILE_G, (stop + _TILE_G - 1) // _TILE_G):
-        _prefetch_bytes(ahead, uint64(_TILE_G) * size)
-        ahead += uint64(_TILE_G) * size
+        _prefetch_bytes(base, out, uint64(_TILE_G) * size)
+        base += uint64(_TILE_G) * size
+        out += uint64(_TILE_G) * size
         _philox_tile(words, chunk * (_CHUNK // _TILE_G) + t, k0, k1, c1, c2, c3)
         for q in range(4):
             x = words[q]
@@ -212,15 +219,16 @@ def _add_gaussian(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2
 
 
 @njit
-def _add_rademacher(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, ahead, size):
+def _add_rademacher(total, words, scale, fresh, first, stop, chunk, k0, k1, c1, c2, c3, base, out, size):
     """``total[first:stop] += scale * z`` for one chunk, from zero if ``fresh``; whole runs are computed."""
     _philox_tile(words, chunk, k0, k1, c1, c2, c3)
     if fresh:
         total[first // _L * _L : (stop + _L - 1) // _L * _L] = _ZERO
     bits = _as_bits(scale)
     for run in range(first // _L, (stop + _L - 1) // _L):
-        _prefetch_bytes(ahead, uint64(_L) * size)
-        ahead += uint64(_L) * size
+        _prefetch_bytes(base, out, uint64(_L) * size)
+        base += uint64(_L) * size
+        out += uint64(_L) * size
         x, shift = words[run // 32], uint32(31 - run % 32)
         part = total[run * _L : run * _L + _L]
         for lane in range(_L):
@@ -320,10 +328,7 @@ def _write_f64(out, base, n, total, decay):
 
 
 @njit(nogil=True, cache=True)
-def combine_items(
-    outs, bases, counts, starts, parameters, low, high,
-    code, distribution, k0, k1, steps, queries, coefficients, decay, stochastic, rounding_step,
-):  # fmt: skip
+def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, stochastic, rounding_step):
     """Process the part ``[low, high)`` of the concatenated work items.
 
     Cuts inside an item are moved down to a multiple of the chunk, by the same rule for both ends, so that
@@ -334,10 +339,10 @@ def combine_items(
     total64 = np.zeros(_CHUNK if code == _F64 else 1, np.float64)
     draws = np.empty(_CHUNK if stochastic else 1, np.uint32)
     decay32 = float32(decay)
-    size = uint64(4 if code == _F32 else (8 if code == _F64 else 2))
+    size = int64(4 if code == _F32 else (8 if code == _F64 else 2))
     passed = int64(0)
-    for item in range(len(counts)):
-        count, start = counts[item], starts[item]
+    for item in range(len(items)):
+        out_address, base_address, count, start, parameter_number = items[item]
         begin = max(low - passed, int64(0))
         end = min(high - passed, count)
         passed += count
@@ -347,39 +352,38 @@ def combine_items(
             end = ((start + end) // _CHUNK * _CHUNK) - start
         begin = max(begin, int64(0))
         at = begin
-        parameter = parameters[item]
+        parameter = uint32(parameter_number)
         while at < end:
             chunk = (start + at) // _CHUNK
             first = (start + at) - chunk * _CHUNK
             n = min(_CHUNK - first, end - at)
-            ahead = bases[item] + uint64(at) * size
+            base, out = uint64(base_address + at * size), uint64(out_address + at * size)
             if code == _F64:
                 total64[first : first + n] = 0.0
-            if len(steps) == 0:
+            if len(terms) == 0:
                 total[first : first + n] = _ZERO
-            for k in range(len(steps)):
+            for k in range(len(terms)):
+                coefficient = _as_double(terms[k, 2])
                 fresh = k == 0 or code == _F64
-                scale = float32(1.0) if code == _F64 else float32(coefficients[k])
-                c3 = uint32(queries[k] | uint32(_DIRECTION << 24))
-                asked = uint64(0) if k else size
-                place = (first, first + n, chunk, k0, k1, parameter, steps[k], c3, ahead, asked)
+                scale = float32(1.0) if code == _F64 else float32(coefficient)
+                c3 = uint32(uint32(terms[k, 1]) | uint32(_DIRECTION << 24))
+                asked = uint64(0) if k else uint64(size)
+                place = (first, first + n, chunk, k0, k1, parameter, uint32(terms[k, 0]), c3, base, out, asked)
                 if distribution == 0:
                     _add_gaussian(total, words, scale, fresh, *place)
                 else:
                     _add_rademacher(total, words, scale, fresh, *place)
                 if code == _F64:
                     for i in range(first, first + n):
-                        total64[i] += float64(total[i]) * coefficients[k]
+                        total64[i] += float64(total[i]) * coefficient
             if code == _F64:
-                offset = uint64(at * 8)
-                _write_f64(outs[item] + offset, bases[item] + offset, n, total64[first:], decay)
+                _write_f64(out, base, n, total64[first:], decay)
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
                     _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
-                offset = uint64(at * (4 if code == _F32 else 2))
-                _fold_base(code, bases[item] + offset, n, total[first:], decay32)
-                _store(code, outs[item] + offset, n, total[first:], draws[min(first, len(draws)) :], stochastic)
+                _fold_base(code, base, n, total[first:], decay32)
+                _store(code, out, n, total[first:], draws[min(first, len(draws)) :], stochastic)
             at += n
 
 
@@ -388,22 +392,20 @@ def combine_parts(call):
     """Take parts of one call's work until none is left; every thread of a team runs this on the same call.
 
     ``call`` is an int64 array: next part, number of parts, total elements, number of items, number of terms,
-    dtype code, distribution code, low key, high key, stochastic, rounding step, then the addresses of: outs,
-    bases, counts, starts, parameters, steps, queries, coefficients, decay.
+    dtype code, distribution code, low key, high key, stochastic, rounding step, decay (its bits); then for
+    each term step, query, coefficient (its bits); then for each item the addresses of its output and its
+    base, its length, its start and its parameter.
     """
-    a = carray(call, 20)
-    parts, total, items, terms = a[1], a[2], a[3], a[4]
-    outs, bases = carray(_pointer_u64(uint64(a[11])), items), carray(_pointer_u64(uint64(a[12])), items)
-    counts, starts = carray(_pointer_i64(uint64(a[13])), items), carray(_pointer_i64(uint64(a[14])), items)
-    parameters = carray(_pointer_u32(uint64(a[15])), items)
-    steps, queries = carray(_pointer_u32(uint64(a[16])), terms), carray(_pointer_u32(uint64(a[17])), terms)
-    coefficients = carray(_pointer_f64(uint64(a[18])), terms)
-    decay = carray(_pointer_f64(uint64(a[19])), 1)[0]
+    head = carray(call, CALL_HEADER)
+    parts, total, items, terms = head[1], head[2], head[3], head[4]
+    whole = carray(call, CALL_HEADER + 3 * terms + 5 * items)
+    term_rows = whole[CALL_HEADER : CALL_HEADER + 3 * terms].reshape(terms, 3)
+    item_rows = whole[CALL_HEADER + 3 * terms :].reshape(items, 5)
     while True:
         part = _fetch_add_one(call)
         if part >= parts:
             break
-        combine_items(
-            outs, bases, counts, starts, parameters, total * part // parts, total * (part + 1) // parts,
-            a[5], a[6], uint32(a[7]), uint32(a[8]), steps, queries, coefficients, decay, a[9] != 0, uint32(a[10]),
+        _combine_part(
+            item_rows, term_rows, total * part // parts, total * (part + 1) // parts,
+            head[5], head[6], uint32(head[7]), uint32(head[8]), _as_double(head[11]), head[9] != 0, uint32(head[10]),
         )  # fmt: skip

@@ -8,6 +8,8 @@ result. Plain loops over 32 lanes are what lets LLVM vectorise; floating-point c
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +22,7 @@ from zoft.noise.spec import Distribution, Rounding, Span, Term
 
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
+_INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 # Below this many elements waking a second core costs more than it saves.
 _MIN_ELEMENTS_PER_THREAD = 16_384
 _PARTS_PER_THREAD = 8
@@ -31,7 +34,7 @@ def supports(tensor: torch.Tensor) -> bool:
 
 
 def _run(
-    items: tuple[np.ndarray, ...],
+    items: array[int],
     total: int,
     dtype: torch.dtype,
     terms: Sequence[Term],
@@ -41,23 +44,18 @@ def _run(
     stochastic: bool = False,
     rounding_step: int = 0,
 ) -> None:
+    """Run the kernel on work items, five numbers each; see :func:`zoft.noise._cpu_kernel.combine_parts`."""
     # All of torch's team or nobody: OpenMP ends the threads that a smaller team leaves over, and torch's next
     # operation then waits for new ones to start.
     threads = torch.get_num_threads() if total >= 2 * _MIN_ELEMENTS_PER_THREAD else 1
     parts = 1 if threads == 1 else min(threads * _PARTS_PER_THREAD, total // (_MIN_ELEMENTS_PER_THREAD // 2))
-    arrays = (
-        *items,
-        np.array([term.step for term in terms], np.uint32),
-        np.array([term.query for term in terms], np.uint32),
-        np.array([term.coefficient for term in terms], np.float64),
-        np.array([decay], np.float64),
-    )
-    call = np.array(
-        [
+    call = array(
+        "q",
+        (
             0,
             parts,
             total,
-            len(items[0]),
+            len(items) // 5,
             len(terms),
             _DTYPE_CODE[dtype],
             _DISTRIBUTION_CODE[distribution],
@@ -65,11 +63,18 @@ def _run(
             key >> 32,
             stochastic and dtype in (torch.bfloat16, torch.float16),
             rounding_step,
-            *(array.ctypes.data for array in arrays),
-        ],
-        np.int64,
+            _bits(decay),
+        ),
     )
-    run_in_team(combine_parts.address, call.ctypes.data, threads)
+    for step, query, coefficient in terms:
+        call.extend((step, query, _bits(coefficient)))
+    call.extend(items)
+    run_in_team(combine_parts.address, call.buffer_info()[0], threads)
+
+
+def _bits(value: float) -> int:
+    bits: int = _INT64.unpack(_FLOAT64.pack(value))[0]
+    return bits
 
 
 def combine(
@@ -84,16 +89,13 @@ def combine(
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
-    counts = [span.out.numel() for span in spans]
-    items = (
-        np.array([span.out.data_ptr() for span in spans], np.uint64),
-        np.array([span.base.data_ptr() for span in spans], np.uint64),
-        np.array(counts, np.int64),
-        np.array([span.start for span in spans], np.int64),
-        np.array([span.parameter for span in spans], np.uint32),
-    )
+    items, total = array("q"), 0
+    for span in spans:
+        count = span.out.numel()
+        items.extend((span.out.data_ptr(), span.base.data_ptr(), count, span.start, span.parameter))
+        total += count
     dtype = spans[0].out.dtype
-    _run(items, sum(counts), dtype, terms, key, distribution, decay, rounding == "stochastic", rounding_step)
+    _run(items, total, dtype, terms, key, distribution, decay, rounding == "stochastic", rounding_step)
 
 
 def combine_rows(
@@ -110,12 +112,12 @@ def combine_rows(
     spec.check_addresses(terms, [parameter], 0)
     count, width = out.shape
     index = rows.to(torch.int64).numpy()
-    row_bytes = np.uint64(width * base.element_size())
-    items = (
-        np.uint64(out.data_ptr()) + np.arange(count, dtype=np.uint64) * row_bytes,
-        np.uint64(base.data_ptr()) + index.astype(np.uint64) * row_bytes,
-        np.full(count, width, np.int64),
-        index * width,
-        np.full(count, parameter, np.uint32),
-    )
+    row_bytes = width * base.element_size()
+    table = np.empty((count, 5), np.int64)
+    table[:, 0] = out.data_ptr() + np.arange(count) * row_bytes
+    table[:, 1] = base.data_ptr() + index * row_bytes
+    table[:, 2] = width
+    table[:, 3] = index * width
+    table[:, 4] = parameter
+    items = array("q", table.tobytes())
     _run(items, count * width, base.dtype, terms, key, distribution)

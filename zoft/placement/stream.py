@@ -27,6 +27,9 @@ from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
 _CPU_BLOCK_BYTES = 8 * 2**20
+# Cores that have just multiplied by a block all hold a copy of it, which writing the next one into the same place
+# must first take from them: that made a matrix's noise twice as slow. So places are used in turn.
+_CPU_RING_BYTES = 16 * 2**20
 _ALIGN = 64
 
 
@@ -40,7 +43,7 @@ class StreamPlacement:
     ) -> None:
         self._directions = directions
         self._scratch_bytes = scratch_bytes
-        self._scratch: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = {}
+        self._rings: dict[tuple[int, torch.device, torch.dtype], _Ring] = {}
         self._depth = 0
         self._active: set[int] = set()
         self._terms: Sequence[Term] = ()
@@ -164,10 +167,10 @@ class StreamPlacement:
         return spans, list(buffers.values())
 
     def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return a flat buffer of at least ``numel`` elements for the present nesting depth."""
+        """Return a flat buffer of ``numel`` elements, the caller's until the next call at this nesting depth."""
         kind = (self._depth, device, dtype)
-        buffer = self._scratch.get(kind)
-        if buffer is None or buffer.numel() < numel:
+        ring = self._rings.get(kind)
+        if ring is None or ring.buffer.numel() < numel:
             size = numel * dtype.itemsize
             if size > self._scratch_bytes:
                 warnings.warn(
@@ -176,8 +179,9 @@ class StreamPlacement:
                     ZoftWarning,
                     stacklevel=2,
                 )
-            buffer = self._scratch[kind] = torch.empty(numel, dtype=dtype, device=device)
-        return buffer
+            least = min(self._scratch_bytes, _CPU_RING_BYTES) // dtype.itemsize if device.type == "cpu" else 0
+            ring = self._rings[kind] = _Ring(torch.empty(max(numel, least), dtype=dtype, device=device))
+        return ring.take(numel)
 
     # --- matrices that are never perturbed whole --------------------------------------------------------
 
@@ -188,11 +192,10 @@ class StreamPlacement:
         rows, width = weight.shape
         step = max(1, self.block_bytes(weight.device) // (width * weight.element_size()))
         base = weight.contiguous()
-        buffer = self.scratch(min(step, rows) * width, weight.device, weight.dtype)
         output = None
         for low in range(0, rows, step):
             high = min(low + step, rows)
-            block = buffer[: (high - low) * width].view(high - low, width)
+            block = self.scratch((high - low) * width, weight.device, weight.dtype).view(high - low, width)
             self._directions.combine([Span(block, base[low:high], trainable.number, low * width)], self._terms)
             part = nn.functional.linear(inputs, block, None if bias is None else bias[low:high])
             if output is None:
@@ -224,6 +227,20 @@ class StreamPlacement:
         out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         self._directions.combine([Span(out, weight.contiguous(), trainable.number)], self._terms)
         return out
+
+
+class _Ring:
+    """A flat buffer that is handed out piece after piece, from the start again when the rest is too short."""
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        self.buffer = buffer
+        self._next = 0
+
+    def take(self, numel: int) -> torch.Tensor:
+        """Return the next ``numel`` elements; ``numel`` must not exceed the buffer."""
+        start = self._next if self._next + numel <= self.buffer.numel() else 0
+        self._next = start + -(-numel // _ALIGN) * _ALIGN
+        return self.buffer[start : start + numel]
 
 
 class _Sliced(TorchFunctionMode):
