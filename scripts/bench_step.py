@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--reviews", type=int, default=1, help="film reviews in each prompt")
+    parser.add_argument("--reviews", type=int, default=4, help="film reviews in each prompt: 1 is 54 tokens, 4 are 154")
     parser.add_argument("--method", default="mezo")
     parser.add_argument("--placement", default="stream")
     parser.add_argument("--distribution", default=None)
