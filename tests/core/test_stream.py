@@ -264,3 +264,17 @@ def test_strided_weights_are_numbered_in_row_major_order() -> None:
             opt = optimizer(model, placement, lr=1e-2)
             opt.step(lambda model=model: model(x).pow(2).mean())  # type: ignore[misc]
         assert torch.allclose(plain.weight, strided.weight, atol=1e-6)
+
+
+def test_places_in_the_scratch_are_used_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "_CPU_RING_BYTES", 4 * 1024)
+    placement = StreamPlacement(nn.Linear(2, 2), [], DIRECTIONS, scratch_bytes=2**26)
+
+    def take(numel: int) -> torch.Tensor:
+        return placement.scratch(numel, torch.device("cpu"), torch.float32)
+
+    first = take(400)
+    offsets = [(take(400).data_ptr() - first.data_ptr()) // 4 for _ in range(3)]
+    assert offsets == [448, 0, 448], "aligned, and from the start again where the rest is too short"
+    assert take(1024).numel() == 1024
+    assert take(5000).numel() == 5000, "a module larger than the ring gets a ring of its size"
