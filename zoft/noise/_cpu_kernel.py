@@ -128,7 +128,7 @@ _RUN_R = spec.LANES * 32
 _LINE = np.uint64(64)  # bytes of a cache line; a wrong guess costs speed only
 _DIRECTION, _ROUND = spec.PURPOSE_DIRECTION, spec.PURPOSE_ROUNDING
 _F32, _BF16, _F16, _F64 = 0, 1, 2, 3  # dtype codes of zoft.noise.cpu
-CALL_HEADER = 12
+_CALL_HEADER = 12  # numbers before the terms in a call; see combine_parts
 _UP24, _DOWN24 = np.float32(2.0**24), np.float32(2.0**-24)
 _TINY16, _TWO16 = np.float32(2.0**-14), np.float32(65536.0)
 
@@ -396,11 +396,11 @@ def combine_parts(call):
     each term step, query, coefficient (its bits); then for each item the addresses of its output and its
     base, its length, its start and its parameter.
     """
-    head = carray(call, CALL_HEADER)
+    head = carray(call, _CALL_HEADER)
     parts, total, items, terms = head[1], head[2], head[3], head[4]
-    whole = carray(call, CALL_HEADER + 3 * terms + 5 * items)
-    term_rows = whole[CALL_HEADER : CALL_HEADER + 3 * terms].reshape(terms, 3)
-    item_rows = whole[CALL_HEADER + 3 * terms :].reshape(items, 5)
+    whole = carray(call, _CALL_HEADER + 3 * terms + 5 * items)
+    term_rows = whole[_CALL_HEADER : _CALL_HEADER + 3 * terms].reshape(terms, 3)
+    item_rows = whole[_CALL_HEADER + 3 * terms :].reshape(items, 5)
     while True:
         part = _fetch_add_one(call)
         if part >= parts:

@@ -155,7 +155,7 @@ class StreamPlacement:
         for weight in weights:
             kind = (weight.device, weight.dtype)
             places.append(sizes.get(kind, 0))
-            sizes[kind] = places[-1] + -(-weight.numel() // _ALIGN) * _ALIGN
+            sizes[kind] = places[-1] + _aligned(weight.numel())
         buffers = {kind: self.scratch(size, *kind) for kind, size in sizes.items()}
         spans = []
         for trainable, weight, place in zip(owned, weights, places, strict=True):
@@ -229,6 +229,11 @@ class StreamPlacement:
         return out
 
 
+def _aligned(numel: int) -> int:
+    """Round a number of elements up, so that what follows starts on a cache line."""
+    return -(-numel // _ALIGN) * _ALIGN
+
+
 class _Ring:
     """A flat buffer that is handed out piece after piece, from the start again when the rest is too short."""
 
@@ -239,7 +244,7 @@ class _Ring:
     def take(self, numel: int) -> torch.Tensor:
         """Return the next ``numel`` elements; ``numel`` must not exceed the buffer."""
         start = self._next if self._next + numel <= self.buffer.numel() else 0
-        self._next = start + -(-numel // _ALIGN) * _ALIGN
+        self._next = start + _aligned(numel)
         return self.buffer[start : start + numel]
 
 
