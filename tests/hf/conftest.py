@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 import zoft
 from tests.core.conftest import VOCABULARY, make
@@ -52,7 +52,7 @@ def trainer_of(
     train: list[Row] | None = None,
     evaluation: list[Row] | None = None,
     callbacks: Any = None,
-    cls: type[Any] = zoft.ZOTrainer,
+    cls: Any = zoft.ZOTrainer,
     **changes: Any,
 ) -> Any:
     return cls(
@@ -63,3 +63,12 @@ def trainer_of(
         eval_dataset=evaluation,
         callbacks=callbacks,
     )
+
+
+def with_callback(cls: type[Trainer] = Trainer) -> Any:
+    """What makes a Trainer for :func:`trainer_of` with a ``ZOCallback`` in place of ``zo=``."""
+
+    def made(*, zo: zoft.ZOConfig, callbacks: Any = None, **options: Any) -> Trainer:
+        return cls(callbacks=[zoft.ZOCallback(zo), *(callbacks or [])], **options)
+
+    return made
