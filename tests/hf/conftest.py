@@ -27,7 +27,7 @@ def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
     ]
 
 
-def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
+def arguments(output_dir: Path, kind: Any = TrainingArguments, **changes: Any) -> Any:
     options: dict[str, Any] = {
         "output_dir": str(output_dir),
         "max_steps": 8,
@@ -40,7 +40,7 @@ def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    return TrainingArguments(**{**options, **changes})
+    return kind(**{**options, **changes})
 
 
 def trainer_of(
@@ -56,7 +56,7 @@ def trainer_of(
     **changes: Any,
 ) -> Any:
     return cls(
-        model=model or make("llama", dtype)[0],
+        model=make("llama", dtype)[0] if model is None else model,
         args=arguments(output_dir, **changes),
         zo=zo or zoft.ZOConfig(zo_eps=1e-2, num_queries=2),
         train_dataset=rows() if train is None else train,

@@ -320,5 +320,5 @@ def test_a_replaced_method_would_hide_the_callbacks(tmp_path: Path) -> None:
 
 
 def test_it_needs_a_trainer() -> None:
-    with pytest.raises(ConfigError, match="needs a transformers.Trainer"):
+    with pytest.raises(ConfigError, match="needs a transformers Trainer"):
         zoft.ZOCallback().on_init_end(None, None, None)

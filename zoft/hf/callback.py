@@ -95,4 +95,4 @@ def _announcing_trainer(callback: TrainerCallback) -> Any:
         if isinstance(found, Trainer) and callback in found.callback_handler.callbacks:
             return found
         frame = frame.f_back
-    raise ConfigError("ZOCallback needs a transformers.Trainer: Trainer(..., callbacks=[ZOCallback(...)]).")
+    raise ConfigError("ZOCallback needs a transformers Trainer: Trainer(..., callbacks=[ZOCallback(...)]).")

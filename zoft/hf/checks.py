@@ -56,8 +56,8 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
         )
     if zo.placement == "stream" and is_compiled(trainer):
         raise ConfigError(
-            "placement='stream' exchanges weights between the modules of one forward, which a compiled model does not "
-            "see. Use placement='snapshot' or 'auto', or leave torch_compile out."
+            "placement='stream' puts itself between the modules of every forward, for which a compiled model would be "
+            "compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
         )
 
 

@@ -48,7 +48,8 @@ def _shown_in_training_mode(model: nn.Module, called: nn.Module) -> Iterator[Non
     def leave(*_: Any) -> None:
         model.training = True
 
-    hooks = [called.register_forward_pre_hook(enter), called.register_forward_hook(leave)]
+    # Around all other hooks: those that the user has on the model belong to its forward.
+    hooks = [called.register_forward_pre_hook(enter, prepend=True), called.register_forward_hook(leave)]
     model.training = True
     try:
         yield

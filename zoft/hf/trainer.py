@@ -55,13 +55,20 @@ class ZOTrainerMixin:
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False
+        self._resumed_at: int | None = None
         self._meter = StepMeter()
         refuse(self, zo)
 
     # --- Trainer's seams --------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the zeroth-order optimizer. Called by Trainer at the start of training."""
+        """Make the zeroth-order optimizer. Called by Trainer whenever it starts its loop."""
+        if self._resumed_at is not None and self._resumed_at != self.zo_engine.step:
+            raise ReplayError(
+                f"auto_find_batch_size starts over with a smaller batch at step {self.zo_engine.step} of a run that "
+                f"was resumed at step {self._resumed_at}, and the weights of that step are gone. Resume once more, "
+                "with a smaller per_device_train_batch_size."
+            )
         # With model_init=..., every train() has a model of its own.
         if self._zo_optimizer is None or self._zo_optimizer.engine.model is not self.model:
             zo = self.zo
@@ -106,7 +113,7 @@ class ZOTrainerMixin:
                 replay log and no checkpoint: logged steps are then repeated from the log.
             **kwargs: Trainer's own.
         """
-        self._resume_log = bool(resume_from_checkpoint)
+        self._resume_log, self._resumed_at = bool(resume_from_checkpoint), None
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None and not self._log_path.exists():
@@ -155,6 +162,7 @@ class ZOTrainerMixin:
                 "this model no longer has: load them afresh and make a new trainer."
             )
         optimizer.resume_log(path)
+        self._resumed_at = optimizer.engine.step
 
 
 class LogKeeper(TrainerCallback):
