@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -116,6 +117,17 @@ class Slot:
             return id(self.parameter)
         tensor = self.stored().tensor
         return (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+
+def reshard(model: nn.Module) -> None:
+    """Put a model's shards in place of the whole weights that FSDP2 may have left there after a forward.
+
+    It leaves the outermost module's weights gathered, for a backward pass that does not come. Until they are let
+    go, the modules hold copies: reading them is right, and changing them, or the shards beneath them, is not.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def named_slots(model: nn.Module) -> dict[str, Slot]:
