@@ -17,6 +17,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zoft.errors import ConfigError
+from zoft.hf.checks import refuse
 from zoft.hf.trainer import LogKeeper, ZOTrainerMixin
 from zoft.types import ZOConfig
 
@@ -50,6 +51,7 @@ class ZOCallback(LogKeeper):
         if sum(isinstance(callback, ZOCallback) for callback in trainer.callback_handler.callbacks) > 1:
             raise ConfigError("callbacks=[...] holds more than one ZOCallback; a run has one configuration.")
         ZOTrainerMixin._set_up(trainer, self.config)
+        refuse(trainer, self.config)
         self._trainer = trainer
         trainer.train = self._lending(trainer)
 

@@ -42,10 +42,10 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
             "deepspeed was asked for; it shards gradients and optimizer state, of which zeroth-order training has "
             "none, and keeps weights where their perturbation cannot reach them. Leave it out."
         )
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ConfigError(
-            f"{max(args.world_size, args.n_gpu)} processes or GPUs were found; this version trains on one. "
-            "Set CUDA_VISIBLE_DEVICES to one device and start a single process."
+            f"one process was started where there are {args.n_gpu} GPUs. Start one for each (accelerate launch "
+            f"--num_processes {args.n_gpu} ...), or set CUDA_VISIBLE_DEVICES to one GPU."
         )
     if not math.isfinite(args.learning_rate) or args.learning_rate < 0:
         raise ConfigError(f"learning_rate must be a finite number >= 0, got {args.learning_rate}.")

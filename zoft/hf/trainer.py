@@ -17,12 +17,14 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from zoft.distributed import Replicas
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
 from zoft.hf.meters import StepMeter
+from zoft.hf.parallel import models_stay_bare, share_batches
 from zoft.optim import ZOOptimizer
 from zoft.types import ZOConfig
 
@@ -43,21 +45,22 @@ class ZOTrainerMixin:
 
     args: TrainingArguments
     model: nn.Module
+    accelerator: Any
 
     def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         self._set_up(zo or ZOConfig())
+        super().__init__(*args, **kwargs)
+        refuse(self, self.zo)
         self.add_callback(LogKeeper(self))  # type: ignore[attr-defined]
 
     def _set_up(self, zo: ZOConfig) -> None:
-        """Add the state of a zeroth-order run to a Trainer that was just made."""
+        """Set the state of a zeroth-order run."""
         self.zo = zo
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False
         self._resumed_at: int | None = None
         self._meter = StepMeter()
-        refuse(self, zo)
 
     # --- Trainer's seams --------------------------------------------------------------------------------
 
@@ -79,6 +82,11 @@ class ZOTrainerMixin:
             )
         self.optimizer = self._zo_optimizer
         return self.optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, except that ranks which split a step's queries see the same batches."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        return share_batches(loader, Replicas.current(self.zo.query_parallel_size))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch. Of a step that the log already holds, only the loss is reported, in equal parts."""
@@ -121,11 +129,12 @@ class ZOTrainerMixin:
                     f"nothing to resume: {self.args.output_dir} holds neither a complete checkpoint nor a {LOG_NAME}."
                 )
         self._checkpoint = resume_from_checkpoint or None
-        try:
-            return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
-        finally:
-            if self._zo_optimizer is not None:
-                self._zo_optimizer.close_log()
+        with models_stay_bare(self.accelerator):
+            try:
+                return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+            finally:
+                if self._zo_optimizer is not None:
+                    self._zo_optimizer.close_log()
 
     @property
     def zo_engine(self) -> ZOEngine:
