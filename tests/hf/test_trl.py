@@ -21,6 +21,7 @@ import zoft
 from tests.core.conftest import VOCABULARY, make
 from tests.core.runs import digest
 from tests.hf.conftest import arguments
+from zoft.errors import ConfigError
 from zoft.replay_log import ReplayLog
 
 STEPS = 4
@@ -246,3 +247,11 @@ def test_stream_that_misses_the_fused_head_falls_back_and_says_so(tokenizer: Any
     with pytest.warns(zoft.ZoftWarning, match="falling back to placement 'snapshot'"):
         trainer.train()
     assert trainer.zo_engine.placement == "snapshot"
+
+
+def test_unequal_shares_of_a_step_would_wait_forever(tokenizer: Any, tmp_path: Path) -> None:
+    """TRL gathers its metrics in every evaluation, so each process must make as many as the others."""
+    fzoo = {"method": "fzoo", "query_parallel_size": 2}
+    with pytest.raises(ConfigError, match="does not divide this step of 3 directions"):
+        trainer_of("sft", tmp_path, tokenizer, zo=zoft.ZOConfig(num_queries=2, **fzoo))
+    trainer_of("sft", tmp_path, tokenizer, zo=zoft.ZOConfig(num_queries=3, **fzoo))

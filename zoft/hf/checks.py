@@ -8,6 +8,8 @@ from typing import Any
 from accelerate.utils import DynamoBackend, is_compiled_module
 
 from zoft.errors import ConfigError
+from zoft.estimators import num_shares
+from zoft.method import build_method
 from zoft.types import ZOConfig
 
 
@@ -58,6 +60,13 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
         raise ConfigError(
             "placement='stream' puts itself between the modules of every forward, for which a compiled model would be "
             "compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
+        )
+    shares = num_shares(build_method(zo).estimator.points(0))
+    if shares % zo.query_parallel_size and any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):
+        raise ConfigError(
+            f"query_parallel_size={zo.query_parallel_size} does not divide this step of {shares} directions (the clean "
+            "point counts as one), and TRL's losses wait for all processes at every evaluation. Change num_queries, "
+            "or use query_parallel_size=1."
         )
 
 
