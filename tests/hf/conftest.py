@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -13,6 +15,13 @@ import zoft
 from tests.core.conftest import VOCABULARY, make
 
 Row = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Trainer collects garbage whenever it starts, and would look through all that was ever imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
