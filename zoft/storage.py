@@ -101,8 +101,8 @@ class Slot:
             return Stored(parameter.to_local().detach(), parameter.shape, offset)
         if parameter.is_meta:
             raise ConfigError(
-                f"{self.attribute} of {type(self.module).__name__} {list(parameter.shape)} is on the device 'meta' and has "
-                "no numbers. Of an adapter on an offloaded layer: make the adapter first, then offload the model."
+                f"{self.attribute} of {type(self.module).__name__} {list(parameter.shape)} is on the device 'meta' and "
+                "has no numbers. Is it an adapter's, on an offloaded layer? Make the adapter first, then offload the model."
             )
         return Stored(parameter.data, parameter.shape, (0,) * parameter.ndim)
 
