@@ -102,7 +102,7 @@ class Slot:
         if parameter.is_meta:
             raise ConfigError(
                 f"{self.attribute} of {type(self.module).__name__} {list(parameter.shape)} is on the device 'meta' and "
-                "has no numbers. Is it an adapter's, on an offloaded layer? Make the adapter first, then offload the model."
+                "has no numbers. If it is an adapter's, on an offloaded layer: make the adapter first, then offload."
             )
         return Stored(parameter.data, parameter.shape, (0,) * parameter.ndim)
 

@@ -157,5 +157,5 @@ def test_an_adapter_without_numbers_is_refused(tmp_path: Path) -> None:
     """PEFT makes adapters of offloaded layers on the device "meta", and a forward then reads whatever is there."""
     base, _ = make("llama")
     in_files(base, tmp_path)
-    with pytest.raises(ConfigError, match=r"Linear \[2, 16\] is on the device 'meta'.*Make the adapter first"):
+    with pytest.raises(ConfigError, match=r"Linear \[2, 16\] is on the device 'meta'.*make the adapter first"):
         zoft.ZOOptimizer(_with_adapter(base), 1e-2)
