@@ -159,3 +159,22 @@ def test_an_adapter_without_numbers_is_refused(tmp_path: Path) -> None:
     in_files(base, tmp_path)
     with pytest.raises(ConfigError, match=r"Linear \[2, 16\] is on the device 'meta'.*make the adapter first"):
         zoft.ZOOptimizer(_with_adapter(base), 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("placement", ["stream", "snapshot"])
+def test_weights_in_ram_train_on_the_gpu_as_weights_on_the_gpu_do(placement: str) -> None:
+    """The kernels of the two devices return the same bits, so where an update is made does not show."""
+    trained = []
+    for offloaded in (False, True):
+        model, _ = make("llama")
+        if offloaded:
+            cpu_offload(model, execution_device=torch.device("cuda"))
+        else:
+            model.to("cuda")
+        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, num_queries=2, placement=placement))
+        for step in range(3):
+            ids = batch(step).to("cuda")
+            opt.step(lambda model=model, ids=ids: model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]
+        trained.append(fingerprint(model))
+    assert trained[0] == trained[1]

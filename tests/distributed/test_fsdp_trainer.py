@@ -6,7 +6,6 @@ after that, sharding included, is Accelerate's and PyTorch's own.
 
 from __future__ import annotations
 
-
 from pathlib import Path
 from typing import Any
 
