@@ -75,7 +75,7 @@ class ZOCallback(LogKeeper):
         def train(*args: Any, **kwargs: Any) -> Any:
             if self not in trainer.callback_handler.callbacks:
                 return own.train(trainer, *args, **kwargs)  # it was taken out again
-            hiding = sorted(set(vars(trainer)) & set(vars(ZOTrainerMixin)) - {"train"})
+            hiding = sorted(set(vars(trainer)) & set(dir(ZOTrainerMixin)) - {"train"})
             if hiding:
                 raise ConfigError(
                     f"{', '.join(hiding)} of this Trainer object was replaced, which hides ZOCallback's. Put it into a "
