@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -199,6 +200,27 @@ def test_the_number_of_threads_does_not_show(
     assert not one.isnan().any()
     set_threads(threads)
     assert_same_bits(run(), one)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@every_dtype
+@every_distribution
+def test_each_element_is_written_once(
+    distribution: noise.Distribution, dtype: torch.dtype, threads: int, set_threads: Callable[[int], None]
+) -> None:
+    """In place, writing twice adds twice; cuts between threads fall before, into and after tensors of any length."""
+    bases = [weights(size, dtype, size) for size in [4_608, 4_608, 1_536, 576, 4_096, 8_193, 30_000, 1] * 8]
+
+    def run(backend: ModuleType) -> torch.Tensor:
+        outs = [base.clone() for base in bases]
+        spans = [Span(out, out, i, 900 * i) for i, out in enumerate(outs)]
+        options = {"key": KEY, "distribution": distribution, "rounding": "stochastic", "rounding_step": 2}
+        backend.combine(spans, TERMS, **options)
+        return torch.cat(outs)
+
+    want = run(reference)
+    set_threads(threads)
+    assert_same_bits(run(cpu), want)
 
 
 @every_dtype

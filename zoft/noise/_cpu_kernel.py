@@ -343,14 +343,14 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
     passed = int64(0)
     for item in range(len(items)):
         out_address, base_address, count, start, parameter_number = items[item]
-        begin = max(low - passed, int64(0))
+        begin = min(max(low - passed, int64(0)), count)
         end = min(high - passed, count)
         passed += count
-        if begin > 0:
-            begin = min(((start + begin) // _CHUNK * _CHUNK) - start, count)
+        # A cut at an item's end stays there: moved down, it would give the item's last chunk to two parts.
+        if begin < count:
+            begin = max(((start + begin) // _CHUNK * _CHUNK) - start, int64(0))
         if end < count:
             end = ((start + end) // _CHUNK * _CHUNK) - start
-        begin = max(begin, int64(0))
         at = begin
         parameter = uint32(parameter_number)
         while at < end:
