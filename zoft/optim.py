@@ -81,6 +81,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         )
         self.last_record: StepRecord | None = None
         self._log: ReplayLog | None = None
+        self._said_lr = False  # once a run, not once a step
         # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
         # gradient clipping never sees it. float64, so that micro-batches sum without loss.
         self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
@@ -139,7 +140,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             record = self.engine.record(self._total(closure), lrs)
             if self._log is not None:
                 self._log.append(record)
-        elif record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+        elif not self._said_lr and record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+            self._said_lr = True
             warnings.warn(
                 f"step {record.step} was logged with lr {record.lrs}, the schedule now says {lrs}; the log is followed "
                 "for the steps that it holds.",
@@ -208,9 +210,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             The number of steps in the log.
 
         Raises:
-            ReplayError: If the log is of another run: other base weights, parameters, groups or settings.
+            ReplayError: If the log is of another run (other base weights, parameters, groups or settings), or
+                another process is writing it.
         """
-        log = ReplayLog.open(path)
+        log = ReplayLog.open(path, to_append=True)
         if len(log.records) < self.engine.step:
             raise ReplayError(
                 f"the log at {Path(path)} ends at step {len(log.records)}, before this checkpoint's step "
@@ -241,8 +244,13 @@ class ZOOptimizer(torch.optim.Optimizer):
             return None
         return self._log.records[self.engine.step]
 
+    def flush_log(self) -> None:
+        """Bring the replay log to the disk itself; without this it survives the process, not a power cut."""
+        if self._log is not None:
+            self._log.flush()
+
     def close_log(self) -> None:
-        """Flush the replay log to the disk."""
+        """Flush the replay log to the disk and let other processes write it."""
         if self._log is not None:
             self._log.close()
 

@@ -21,14 +21,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from zoft.engine import ZOEngine
 from zoft.errors import ReplayError
 from zoft.interrupts import uninterrupted
+from zoft.locked_file import LockedFile
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
 from zoft.types import StepRecord, ZOConfig
 
+LOG_NAME = "zo_log"
 FORMAT_VERSION = 1
 _MAGIC = b"ZOFTLOG\n"
 _SKIPPED = 1
@@ -93,12 +96,21 @@ class ReplayLog:
         records: All records, in order of their steps.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], records: list[StepRecord], end: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        records: list[StepRecord],
+        end: int,
+        size: int,
+        file: LockedFile | None = None,
+    ) -> None:
         self.path = path
         self.header = header
         self.records = records
         self._end = end
-        self._descriptor: int | None = None
+        self._size = size  # of the file; beyond the end there is what a kill has left of a record
+        self._file = file
         self._layout = _layout(header)
 
     @classmethod
@@ -106,30 +118,44 @@ class ReplayLog:
         """Start a new log; the header appears whole or not at all.
 
         An earlier log at this path is kept under ``<name>.1``, ``<name>.2``, ...
+
+        Raises:
+            ReplayError: If nothing can be written here, or another process writes the log at this path.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, _free_name(path))
         text = json.dumps(header).encode()
         content = _MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text
         draft = path.with_name(f"{path.name}.new")
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        return cls(path, header, [], len(content))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locked = LockedFile.of(draft, create=True)
+            # Held to the end, so that no run goes on with a log that is being put aside.
+            earlier = LockedFile.of(path) if path.exists() else None
+            with open(draft, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if earlier is not None:
+                os.replace(path, _free_name(path))
+            os.replace(draft, path)
+        except OSError as error:
+            raise ReplayError(f"no replay log can be started at {path}: {error.strerror}.") from None
+        return cls(path, header, [], len(content), len(content), locked)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ReplayLog:
+    def open(cls, path: str | os.PathLike[str], *, to_append: bool = False) -> ReplayLog:
         """Read a log. A torn last record is left out, and cut when the log is next written.
 
+        Args:
+            path: The log.
+            to_append: Keep other processes from writing it, from before it is read until it is closed.
+
         Raises:
-            ReplayError: If there is no log here, or it is damaged before its tail.
+            ReplayError: If there is no log here, it is damaged before its tail, or another process writes it.
         """
         path = Path(path)
         try:
+            file = LockedFile.of(path) if to_append else None
             content = path.read_bytes()
         except OSError as error:
             raise ReplayError(f"no replay log can be read at {path}: {error.strerror}.") from None
@@ -146,7 +172,7 @@ class ReplayLog:
                     f"{path} has {key} version {header[key]}; this zoft reads {mine}. Use the zoft that wrote it."
                 )
         records, end = _read_records(path, header, content, 16 + length)
-        return cls(path, header, records, end)
+        return cls(path, header, records, end, len(content), file)
 
     def append(self, record: StepRecord) -> None:
         """Write one record; it survives the process from here on.
@@ -156,25 +182,50 @@ class ReplayLog:
         """
         if record.step != len(self.records):
             raise ReplayError(f"the log ends at step {len(self.records)}; step {record.step} cannot follow it.")
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_WRONLY)
-            os.ftruncate(self._descriptor, self._end)
         flags = _SKIPPED if record.skipped else 0
         body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs)
         content = body + struct.pack("<I", zlib.crc32(body))
         with uninterrupted():
-            written = os.pwrite(self._descriptor, content, self._end)
+            written = self._write(content, record.step)
+            self._size = self._end + written
             if written != len(content):
-                raise ReplayError(f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full?")
-            self._end += written
+                raise ReplayError(
+                    f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full? The weights "
+                    "have not moved; make room, then resume."
+                )
+            self._end = self._size
             self.records.append(record)
 
+    def _write(self, content: bytes, step: int) -> int:
+        try:
+            if self._file is None:
+                self._file = LockedFile.of(self.path)
+            descriptor = self._file.descriptor
+            size = os.fstat(descriptor).st_size
+            if size != self._size:
+                raise ReplayError(
+                    f"{self.path} has {size} bytes where this run left {self._size}: another run went on with it. "
+                    "Resume from what it holds now."
+                )
+            if size > self._end:
+                os.ftruncate(descriptor, self._end)
+                self._size = self._end
+            return os.pwrite(descriptor, content, self._end)
+        except OSError as error:
+            raise ReplayError(
+                f"step {step} could not be written to {self.path}: {error.strerror}. The weights have not moved; "
+                "make room or mend the disk, then resume."
+            ) from None
+
+    def flush(self) -> None:
+        """Bring all records to the disk itself, so that they survive a power cut too."""
+        if self._file is not None:
+            os.fsync(self._file.descriptor)
+
     def close(self) -> None:
-        """Flush to the disk and close; the log can be appended to again."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Flush to the disk, close and unlock; the log can be appended to again."""
+        self.flush()
+        self._file = None
 
 
 def _layout(header: dict[str, Any]) -> struct.Struct:
@@ -209,13 +260,18 @@ def _free_name(path: Path) -> Path:
 # --- replay --------------------------------------------------------------------------------------------
 
 
-def replay(model: nn.Module, path: str | os.PathLike[str], upto_step: int | None = None) -> int:
+def replay(
+    model: nn.Module, path: str | os.PathLike[str], upto_step: int | None = None, *, progress: bool = False
+) -> int:
     """Turn base weights into fine-tuned weights, bit for bit, without data.
+
+    Interrupted (Ctrl-C), it stops between two steps, and the model is at neither end: load the base afresh.
 
     Args:
         model: The model with the weights (and dtypes) that the run started from; changed in place.
         path: The replay log.
         upto_step: Number of steps to replay; all by default.
+        progress: Whether to show a progress bar, on a terminal.
 
     Returns:
         The number of steps replayed.
@@ -224,14 +280,47 @@ def replay(model: nn.Module, path: str | os.PathLike[str], upto_step: int | None
         ReplayError: If the log is damaged, belongs to another base model, or is shorter than asked.
     """
     log = ReplayLog.open(path)
+    wanted = check_upto(log, upto_step)
+    check_base(model, log.header["base"])
+    roll_forward(engine_of(model, log.header), log.records[:wanted], progress=progress)
+    return wanted
+
+
+def check_upto(log: ReplayLog, upto_step: int | None) -> int:
+    """Return how many of a log's steps are meant; raise ReplayError if it holds fewer."""
     wanted = len(log.records) if upto_step is None else upto_step
     if not 0 <= wanted <= len(log.records):
-        raise ReplayError(f"upto_step must be in [0, {len(log.records)}], the log's length; got {upto_step}.")
-    check_base(model, log.header["base"])
-    engine = engine_of(model, log.header)
-    for record in log.records[:wanted]:
-        engine.apply(record)
+        raise ReplayError(
+            f"upto_step must be in [0, {len(log.records)}], the log's length; got {upto_step} for {log.path}."
+        )
     return wanted
+
+
+def branch(log: ReplayLog, steps: int, folder: str | os.PathLike[str]) -> None:
+    """Start a run folder that resumes from an earlier step of a run: its log is the beginning of that run's.
+
+    Args:
+        log: The run's log.
+        steps: How many of its steps the branch begins with.
+        folder: A folder without a log.
+
+    Raises:
+        ReplayError: If the folder holds a log, or cannot be written.
+    """
+    path = Path(folder, LOG_NAME)
+    if path.exists():
+        raise ReplayError(f"{path} exists: a branch needs a folder of its own, or there would be two runs in one.")
+    started = ReplayLog.create(path, log.header)
+    for record in log.records[:steps]:
+        started.append(record)
+    started.close()
+
+
+def roll_forward(engine: ZOEngine, records: Sequence[StepRecord], *, progress: bool = False) -> None:
+    """Apply those records that are still ahead of an engine; the bar is shown on a terminal only."""
+    ahead = records[engine.step :]
+    for record in tqdm(ahead, desc="replay", unit="step", disable=None if progress else True):
+        engine.apply(record)
 
 
 def engine_of(model: nn.Module, header: dict[str, Any]) -> ZOEngine:

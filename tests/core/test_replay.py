@@ -535,9 +535,9 @@ def test_settings_that_do_not_touch_the_weights_may_change(logged: tuple[Run, Pa
 def test_another_learning_rate_warns_and_the_log_is_followed(logged: tuple[Run, Path]) -> None:
     resumed = start(lr=5e-3)
     resumed.opt.resume_log(logged[1])
-    for step in range(STEPS):
-        with pytest.warns(zoft.ZoftWarning, match=rf"step {step} was logged with lr .* the schedule now says"):
-            resumed.step(step)
+    with pytest.warns(zoft.ZoftWarning, match=r"step 0 was logged with lr .* the schedule now says"):
+        resumed.step(0)
+    resumed.steps(1, STEPS)  # said once: another warning would be an error here
     assert digest(resumed.model) == digest(logged[0].model)
 
 

@@ -1,17 +1,20 @@
-"""``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log."""
+"""``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log.
+
+``zoft-replay --diff A B`` compares two logs. It needs no recipe, and loads neither a model nor its libraries.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.train import load, prompted_task
-from zoft.errors import ReplayError
+from zoft.errors import ConfigError, ReplayError
 
 PROG = "zoft-replay"
 
@@ -22,24 +25,73 @@ class ReplayArguments:
 
     _argument_group_name = "replay"
 
-    log: str | None = field(default=None, metadata={"help": "The replay log; default: zo_log in output_dir."})
-    upto_step: int | None = field(default=None, metadata={"help": "Replay this many steps; default: all."})
+    log: str | None = field(
+        default=None, metadata={"help": "The replay log or the folder that holds it; default: output_dir."}
+    )
+    upto_step: int | None = field(
+        default=None, metadata={"help": "Replay this many steps (0: the base model itself); default: all."}
+    )
     save_to: str | None = field(default=None, metadata={"help": "Write the replayed model into this folder."})
     verify: str | None = field(
         default=None, metadata={"help": "Compare, bit for bit, with the model saved in this folder."}
+    )
+    branch_to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start a run folder with the log up to upto_step: zoft-train --resume goes on from that step there."
+        },
+    )
+    diff: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Two logs or run folders, and nothing else: say where they part. Exit code 0: identical, "
+            "1: they differ, 2: trouble."
+        },
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``zoft-replay``."""
+    argv = sys.argv[1:] if argv is None else argv
+    diff = "--diff" in argv and "--help" not in argv
     parsed = parse_cli(
-        sys.argv[1:] if argv is None else argv,
+        argv,
         prog=PROG,
-        description="Rebuild fine-tuned weights from the base model and a run's log. Needs no data.",
-        groups=(*TRAIN_GROUPS, ReplayArguments),
+        description="Rebuild fine-tuned weights from the base model and a run's log (no data), or compare two logs.",
+        groups=(ReplayArguments,) if diff else (*TRAIN_GROUPS, ReplayArguments),
+        training=not diff,
     )
     with user_errors(PROG):
-        run(parsed)
+        try:
+            run_diff(parsed.get(ReplayArguments)) if diff else run(parsed)
+        except KeyboardInterrupt:
+            print(f"\n{PROG}: interrupted. The log is as it was, and the run's files too.", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def run_diff(options: ReplayArguments) -> None:
+    """Print where two logs part.
+
+    Raises:
+        SystemExit: Code 0 if they are identical, 1 if they differ, 2 if one cannot be read.
+        ConfigError: If there are not two, or something else is asked for besides.
+    """
+    from zoft.replay_diff import diff_logs
+    from zoft.replay_log import ReplayLog
+
+    others = [f"--{f.name}" for f in fields(options) if f.name != "diff" and getattr(options, f.name) is not None]
+    if others:
+        raise ConfigError(f"--diff only compares two logs; {', '.join(others)} does not go with it.")
+    if options.diff is None or len(options.diff) != 2:
+        raise ConfigError(f"--diff takes two logs or run folders, got {len(options.diff or ())}.")
+    try:
+        a, b = (ReplayLog.open(_log_file(name)) for name in options.diff)
+    except ReplayError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    difference = diff_logs(a, b)
+    print("\n".join(difference.lines()), flush=True)
+    raise SystemExit(0 if difference.identical else 1)
 
 
 def run(parsed: ParsedArguments) -> None:
@@ -51,14 +103,26 @@ def run(parsed: ParsedArguments) -> None:
     from transformers import TrainingArguments
 
     from zoft.cli.arguments import DataArguments
-    from zoft.hf.trainer import LOG_NAME
-    from zoft.replay_log import replay
+    from zoft.replay_log import ReplayLog, branch, check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
-    model, tokenizer = load(parsed, prompted_task(parsed.get(DataArguments)))
-    path = Path(options.log) if options.log else Path(str(args.output_dir), LOG_NAME)
+    task = prompted_task(parsed.get(DataArguments))
+    path = _log_file(options.log or str(args.output_dir))
+    # Before the model, which may take minutes to load.
+    log = ReplayLog.open(path)
+    steps = check_upto(log, options.upto_step)
+    if options.branch_to:
+        branch(log, steps, options.branch_to)
+        print(
+            f"wrote the first {steps} of {len(log.records)} steps to {options.branch_to}; go on from there with "
+            f"zoft-train --config ... --output_dir {options.branch_to} --resume",
+            flush=True,
+        )
+        if not (options.save_to or options.verify):
+            return
+    model, tokenizer = load(parsed, task)
     started = time.perf_counter()
-    steps = replay(model, path, options.upto_step)
+    replay(model, path, steps, progress=not args.disable_tqdm)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)
     if options.verify:
         _verify(model, Path(options.verify))
@@ -67,6 +131,12 @@ def run(parsed: ParsedArguments) -> None:
         model.save_pretrained(options.save_to)
         tokenizer.save_pretrained(options.save_to)
         print(f"wrote {options.save_to}", flush=True)
+
+
+def _log_file(name: str) -> Path:
+    from zoft.replay_log import LOG_NAME
+
+    return Path(name, LOG_NAME) if Path(name).is_dir() else Path(name)
 
 
 def _verify(model: Any, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
+from zoft.locked_file import check_free
 
 if TYPE_CHECKING:
     from zoft.hf.prompted import PromptedTrainer
@@ -43,7 +46,9 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.evaluation.classification import evaluate_prompted
+    from zoft.hf.prompted import OnceLogged
     from zoft.method import build_method
+    from zoft.replay_log import LOG_NAME
     from zoft.tasks.prompted import option_scores
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
@@ -53,10 +58,19 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
     output_dir = Path(str(args.output_dir))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_free(output_dir / LOG_NAME)
+        if not os.access(output_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only for this user")
+    except OSError as error:
+        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
+    # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
+    trainer.add_callback(
+        OnceLogged(lambda: dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config)))
+    )
 
     def evaluate(rows: EncodedPrompts) -> dict[str, Any]:
         return dict(
@@ -172,13 +186,15 @@ def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenize
 
     from zoft.hf.prompted import PromptedTrainer, accuracy
 
-    args = parsed.get(TrainingArguments)
+    args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     return PromptedTrainer(
         model=model,
         args=args,
         zo=config,
+        zo_checkpoints=options.zo_checkpoints,
+        zo_snapshot_steps=options.zo_snapshot_steps,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         data_collator=data.encoder.collator(),

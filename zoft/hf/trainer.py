@@ -7,6 +7,7 @@ seam), so accumulation, schedulers, logging, evaluation and saving are Trainer's
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,18 +21,22 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
+from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
 from zoft.optim import ZOOptimizer
+from zoft.replay_log import LOG_NAME
 from zoft.types import ZOConfig
 
-LOG_NAME = "zo_log"
 
-
-class ZOTrainerMixin:
+class ZOTrainerMixin(LogCheckpoints):
     """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
 
     Args:
         zo: The zeroth-order configuration.
+        zo_checkpoints: ``"full"``: as Trainer saves them. ``"log"``: without the weights, which resuming
+            rebuilds from the replay log.
+        zo_snapshot_steps: With ``"log"``: save the whole model too, about every so many steps, which bounds how
+            far resuming replays. None: never; resuming then needs the base weights.
         *args: The Trainer's own.
         **kwargs: The Trainer's own.
 
@@ -42,7 +47,14 @@ class ZOTrainerMixin:
     args: TrainingArguments
     model: nn.Module
 
-    def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        zo: ZOConfig | None = None,
+        zo_checkpoints: str = "full",
+        zo_snapshot_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.zo = zo or ZOConfig()
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
@@ -52,6 +64,7 @@ class ZOTrainerMixin:
             raise ConfigError("optimizers=(...) was given; a ZOTrainer makes its own optimizer. Pass zo=ZOConfig(...).")
         super().__init__(*args, **kwargs)
         _refuse(self.args)
+        self._choose_checkpoints(zo_checkpoints, zo_snapshot_steps, self.zo)
         self.add_callback(_LogKeeper(self))  # type: ignore[attr-defined]
 
     # --- Trainer's seams --------------------------------------------------------------------------------
@@ -122,10 +135,6 @@ class ZOTrainerMixin:
 
     # --- the replay log ---------------------------------------------------------------------------------
 
-    @property
-    def _log_path(self) -> Path:
-        return Path(str(self.args.output_dir), LOG_NAME)
-
     def _open_log(self) -> None:
         assert self._zo_optimizer is not None
         optimizer, path = self._zo_optimizer, self._log_path
@@ -135,13 +144,11 @@ class ZOTrainerMixin:
                 optimizer.start_log(path)
             return
         if self._checkpoint is not None and not path.exists():
-            beside = Path(self._checkpoint).parent / LOG_NAME
-            if not beside.exists():
-                raise ReplayError(
-                    f"resuming from {self._checkpoint} needs the run's replay log; there is none at {path} or {beside}."
-                )
+            beside = self._log_of(Path(self._checkpoint))
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(beside, path)
+            draft = path.with_name(f"{path.name}.new")
+            shutil.copyfile(beside, draft)
+            os.replace(draft, path)
         if self._checkpoint is None and optimizer.engine.step:
             raise ReplayError(
                 f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which "
