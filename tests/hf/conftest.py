@@ -53,6 +53,8 @@ def trainer_of(
     evaluation: list[Row] | None = None,
     callbacks: Any = None,
     cls: type[Any] = zoft.ZOTrainer,
+    zo_checkpoints: str = "full",
+    zo_snapshot_steps: int | None = None,
     **changes: Any,
 ) -> Any:
     return cls(
@@ -62,4 +64,6 @@ def trainer_of(
         train_dataset=rows() if train is None else train,
         eval_dataset=evaluation,
         callbacks=callbacks,
+        zo_checkpoints=zo_checkpoints,
+        zo_snapshot_steps=zo_snapshot_steps,
     )
