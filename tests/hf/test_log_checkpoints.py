@@ -191,7 +191,7 @@ def test_a_checkpoint_with_a_log_that_is_not_its_own_is_refused(damage: str, tmp
     else:
         whole_run(tmp_path / "other", learning_rate=2e-2)
         shutil.copy(tmp_path / "other" / "zo_log", tmp_path / "zo_log")
-    with pytest.raises(ReplayError, match="checkpoint-8 holds no weights, and the log at .* is not of the run"):
+    with pytest.raises(ReplayError, match=r"checkpoint-8 holds no weights, and the log at .* is not of the run"):
         resumed(tmp_path)
 
 
