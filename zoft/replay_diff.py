@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoft.replay_log import ReplayLog
+from zoft.log_file import ReplayLog
 from zoft.types import StepRecord
 
 _FIELDS = ("scalars", "lrs", "loss", "skipped")

@@ -17,7 +17,7 @@ from tests.core.runs import digest, start
 from tests.core.test_replay import record_size
 from tests.test_locked_file import held_elsewhere
 from zoft.errors import ReplayError
-from zoft.replay_log import ReplayLog, branch
+from zoft.log_file import ReplayLog, branch
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 
 from tests.core.runs import start
 from tests.core.test_replay import truncated
+from zoft.log_file import ReplayLog
 from zoft.registry import method_names
 from zoft.replay_diff import diff_logs, differing_fields
-from zoft.replay_log import ReplayLog
 from zoft.types import StepRecord
 
 STEPS = 4

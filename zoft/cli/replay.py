@@ -1,20 +1,22 @@
 """``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log.
 
-``zoft-replay --diff A B`` compares two logs. It needs no recipe, and loads neither a model nor its libraries.
+``zoft-replay --diff A B`` says where two runs part. It needs no recipe and no model, and imports no transformers.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
-from zoft.cli.train import load, prompted_task
-from zoft.errors import ConfigError, ReplayError
+from zoft.errors import ReplayError
+
+if TYPE_CHECKING:
+    from zoft.cli.config import ParsedArguments
 
 PROG = "zoft-replay"
 
@@ -41,54 +43,47 @@ class ReplayArguments:
             "help": "Start a run folder with the log up to upto_step: zoft-train --resume goes on from that step there."
         },
     )
-    diff: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Two logs or run folders, and nothing else: say where they part. Exit code 0: identical, "
-            "1: they differ, 2: trouble."
-        },
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``zoft-replay``."""
     argv = sys.argv[1:] if argv is None else argv
-    diff = "--diff" in argv and "--help" not in argv
+    if "--diff" in argv:
+        run_diff(argv)
+    from zoft.cli.config import TRAIN_GROUPS, parse_cli, user_errors
+
     parsed = parse_cli(
         argv,
         prog=PROG,
-        description="Rebuild fine-tuned weights from the base model and a run's log (no data), or compare two logs.",
-        groups=(ReplayArguments,) if diff else (*TRAIN_GROUPS, ReplayArguments),
-        training=not diff,
+        description="Rebuild fine-tuned weights from the base model and a run's log; needs no data. "
+        f"Or say where two runs part: {PROG} --diff A B.",
+        groups=(*TRAIN_GROUPS, ReplayArguments),
     )
     with user_errors(PROG):
         try:
-            run_diff(parsed.get(ReplayArguments)) if diff else run(parsed)
+            run(parsed)
         except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted. The log is as it was, and the run's files too.", file=sys.stderr)
+            print(f"\n{PROG}: interrupted. The run's files are as they were.", file=sys.stderr)
             raise SystemExit(130) from None
 
 
-def run_diff(options: ReplayArguments) -> None:
+def run_diff(argv: Sequence[str]) -> NoReturn:
     """Print where two logs part.
 
     Raises:
         SystemExit: Code 0 if they are identical, 1 if they differ, 2 if one cannot be read.
-        ConfigError: If there are not two, or something else is asked for besides.
     """
-    from zoft.replay_diff import diff_logs
-    from zoft.replay_log import ReplayLog
+    parser = argparse.ArgumentParser(prog=PROG, description="Say where two runs part.", allow_abbrev=False)
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), required=True, help="Two logs, or the runs' folders.")
+    names = parser.parse_args(argv).diff
 
-    others = [f"--{f.name}" for f in fields(options) if f.name != "diff" and getattr(options, f.name) is not None]
-    if others:
-        raise ConfigError(f"--diff only compares two logs; {', '.join(others)} does not go with it.")
-    if options.diff is None or len(options.diff) != 2:
-        raise ConfigError(f"--diff takes two logs or run folders, got {len(options.diff or ())}.")
+    from zoft.log_file import ReplayLog
+    from zoft.replay_diff import diff_logs
+
     try:
-        a, b = (ReplayLog.open(_log_file(name)) for name in options.diff)
+        a, b = (ReplayLog.open(_log_file(name)) for name in names)
     except ReplayError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        parser.exit(2, f"{PROG}: error: {error}\n")
     difference = diff_logs(a, b)
     print("\n".join(difference.lines()), flush=True)
     raise SystemExit(0 if difference.identical else 1)
@@ -103,7 +98,9 @@ def run(parsed: ParsedArguments) -> None:
     from transformers import TrainingArguments
 
     from zoft.cli.arguments import DataArguments
-    from zoft.replay_log import ReplayLog, branch, check_upto, replay
+    from zoft.cli.train import load, prompted_task
+    from zoft.log_file import ReplayLog, branch
+    from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
     task = prompted_task(parsed.get(DataArguments))
@@ -134,7 +131,7 @@ def run(parsed: ParsedArguments) -> None:
 
 
 def _log_file(name: str) -> Path:
-    from zoft.replay_log import LOG_NAME
+    from zoft.log_file import LOG_NAME
 
     return Path(name, LOG_NAME) if Path(name).is_dir() else Path(name)
 

@@ -47,8 +47,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     from zoft.evaluation.classification import evaluate_prompted
     from zoft.hf.prompted import OnceLogged
+    from zoft.log_file import LOG_NAME
     from zoft.method import build_method
-    from zoft.replay_log import LOG_NAME
     from zoft.tasks.prompted import option_scores
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from zoft.errors import ReplayError
+from zoft.log_file import ReplayLog
 from zoft.replay_diff import differing_fields
-from zoft.replay_log import ReplayLog
 from zoft.types import StepRecord
 
 CHECKPOINT, SNAPSHOT = "checkpoint", "zo_snapshot"

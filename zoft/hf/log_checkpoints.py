@@ -28,8 +28,9 @@ from zoft.hf.checkpoints import (
     read_log_only,
     save_snapshot,
 )
+from zoft.log_file import LOG_NAME, ReplayLog
 from zoft.optim import ZOOptimizer
-from zoft.replay_log import LOG_NAME, ReplayLog, check_base, engine_of, roll_forward
+from zoft.replay_log import check_base, engine_of, roll_forward
 from zoft.types import ZOConfig
 
 KINDS = ("full", "log")

@@ -23,8 +23,8 @@ from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
+from zoft.log_file import LOG_NAME
 from zoft.optim import ZOOptimizer
-from zoft.replay_log import LOG_NAME
 from zoft.types import ZOConfig
 
 
