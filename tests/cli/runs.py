@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,11 @@ def _train(argv: list[str], output: str, die_at: int | None) -> None:
         sys.stdout = sys.stderr = stream
         from zoft.cli.train import main
 
-        main(argv)
+        try:
+            main(argv)
+        except Exception:
+            traceback.print_exc()  # while there is a stderr
+            raise
 
 
 def start_training(argv: list[str], output: Path, die_at: int | None = None) -> Any:

@@ -163,6 +163,23 @@ def test_a_lora_run(tmp_path: Path) -> None:
         assert resumed(folder, **kind, model=adapted()) == (want, log, [7])
 
 
+@pytest.mark.parametrize("kept", [["trainer_state.json", "optimizer.pt"], ["zo_log_only.txt", "optimizer.pt"]])
+@pytest.mark.parametrize("kind", ["full", "log"])
+def test_a_checkpoint_that_was_half_removed_is_not_started_from(kind: str, kept: list[str], tmp_path: Path) -> None:
+    """Trainer's rotation removes file by file, in any order; a kill may leave any of them."""
+    want, log = whole_run(tmp_path, zo_checkpoints=kind)
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    cut(tmp_path / "zo_log", 7)
+    trainer = trainer_of(tmp_path, **LOG)
+    trainer.train(resume_from_checkpoint=True)
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    for path in (tmp_path / "checkpoint-4").iterdir():
+        if path.name not in kept:
+            path.unlink()
+    assert resumed(tmp_path) == (want, log, [])
+
+
 # --- what cannot be rebuilt ----------------------------------------------------------------------------
 
 

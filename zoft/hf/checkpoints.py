@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from zoft.errors import ReplayError
 from zoft.log_file import ReplayLog
@@ -20,8 +22,8 @@ from zoft.types import StepRecord
 
 CHECKPOINT, SNAPSHOT = "checkpoint", "zo_snapshot"
 OPTIMIZER = "optimizer.pt"
-# Says that a checkpoint has no weights of its own. It is written first, so a whole checkpoint without it has them.
-LOG_ONLY = "zo_log_only.txt"
+NOTE = "zo_log_only.txt"  # for people who look for the weights
+_SUFFIXES, _NOT_WEIGHTS = (".safetensors", ".bin", ".distcp"), ("training_args.bin", "optimizer.bin")
 
 
 def last_complete_checkpoint(output_dir: str) -> str | None:
@@ -67,15 +69,16 @@ class SavedState:
 
 
 def is_log_only(checkpoint: Path) -> bool:
-    """Whether a checkpoint has no weights of its own."""
-    return (checkpoint / LOG_ONLY).is_file()
+    """Whether a checkpoint has no weights of its own, or a kill while it was being removed took them first."""
+    files = (path for path in checkpoint.rglob("*") if path.suffix in _SUFFIXES)
+    return all(path.name in _NOT_WEIGHTS for path in files)
 
 
-def mark_log_only(checkpoint: Path) -> None:
+def begin_log_only(checkpoint: Path) -> None:
     """Begin a checkpoint without weights, in place of what was in the folder."""
     shutil.rmtree(checkpoint, ignore_errors=True)
     checkpoint.mkdir(parents=True)
-    (checkpoint / LOG_ONLY).write_text(
+    (checkpoint / NOTE).write_text(
         "This checkpoint holds no weights. Resuming rebuilds them from the replay log (zo_log) in the folder above,\n"
         "on top of the newest zo_snapshot before this step or of the base model. To write them out: zoft-replay\n"
         "--upto_step and --save_to.\n"
@@ -100,7 +103,7 @@ def read_log_only(checkpoint: Path, log: ReplayLog) -> SavedState:
 def newest_start(state: SavedState, log: ReplayLog) -> SavedState | None:
     """Return the latest state with weights at or before ``state``, of the same run and beside it; None: the base."""
     folder = state.folder.parent
-    whole = [path for path in _numbered(folder, CHECKPOINT, _is_complete) if not is_log_only(path)]
+    whole = [path for path in _numbered(folder, CHECKPOINT, _is_complete) if _holds_all_weights(path)]
     found = _states([*whole, *_numbered(folder, SNAPSHOT)])
     starts = [s for s in found if s.step <= state.step and s.is_of(log)]
     return max(starts, key=lambda s: s.step, default=None)
@@ -143,6 +146,20 @@ def _numbered(folder: Path, prefix: str, usable: Callable[[Path], bool] = Path.i
     pattern = re.compile(rf"{prefix}-(\d+)")
     found = [(int(match[1]), path) for path in folder.glob(f"{prefix}-*") if (match := pattern.fullmatch(path.name))]
     return [path for _, path in sorted(found) if usable(path)]
+
+
+def _holds_all_weights(folder: Path) -> bool:
+    """Whether all weights are in one file, or every file that an index lists is there.
+
+    Other layouts are not started from: Trainer removes checkpoints file by file, so a kill may leave some.
+    """
+    if any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, ADAPTER_NAME)):
+        return True
+    try:
+        listed = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text())["weight_map"].values()
+    except (OSError, ValueError):
+        return False
+    return all((folder / name).is_file() for name in listed)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -17,13 +17,13 @@ from transformers import TrainingArguments
 
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import (
-    LOG_ONLY,
+    NOTE,
     OPTIMIZER,
     SNAPSHOT,
     SavedState,
+    begin_log_only,
     drop_unneeded_snapshots,
     is_log_only,
-    mark_log_only,
     newest_start,
     read_log_only,
     save_snapshot,
@@ -58,7 +58,7 @@ class LogCheckpoints:
         self._zo_optimizer.flush_log()  # or a power cut could leave a checkpoint that is ahead of its log
         folder = Path(self._get_output_dir(trial=trial))  # type: ignore[attr-defined]
         if self._kind == "full":
-            (folder / f"checkpoint-{self.state.global_step}" / LOG_ONLY).unlink(missing_ok=True)
+            (folder / f"checkpoint-{self.state.global_step}" / NOTE).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             return
         if self._snapshot_is_due(self._zo_optimizer.engine.step):
@@ -76,7 +76,7 @@ class LogCheckpoints:
         if not self._leave_weights_out:
             super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         elif self.args.should_save:
-            mark_log_only(Path(str(output_dir)))
+            begin_log_only(Path(str(output_dir)))
             torch.save(self.args, os.path.join(str(output_dir), "training_args.bin"))
 
     def _snapshot_is_due(self, step: int) -> bool:
