@@ -7,6 +7,7 @@ Exception
     ├── AssetError                     a packaged model or data set is missing or altered
     ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
     ├── NonFiniteLossError             a loss came back as NaN or infinity
+    ├── DistributedError               the processes of a run differ, or one of them is gone
     └── ReplayError                    the log does not belong to this model, or is damaged
 UserWarning
 └── ZoftWarning                        it works, but not as you may think
@@ -40,6 +41,10 @@ class PlacementError(ZoftError):
 
 class NonFiniteLossError(ZoftError, ArithmeticError):
     """A loss came back as NaN or infinity."""
+
+
+class DistributedError(ZoftError):
+    """The processes of a run differ, or one of them is gone."""
 
 
 class ReplayError(ZoftError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from zoft.errors import ReplayError
 from zoft.log_file import FORMAT_VERSION, LOG_NAME, ReplayLog
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
+from zoft.storage import Slot, named_slots, reshard
 from zoft.types import StepRecord, ZOConfig
 
 __all__ = [
@@ -24,28 +25,58 @@ __all__ = [
     "ReplayLog",
     "check_base",
     "check_upto",
+    "describe",
     "engine_of",
     "fingerprint",
+    "hashes",
     "make_header",
     "replay",
     "roll_forward",
 ]
+
+# Settings that say how a step is computed, not what it does to the weights; a resumed run may change them.
+_FREE = (
+    "placement",
+    "scratch_mib",
+    "force",
+    "nonfinite",
+    "include",
+    "exclude",
+    "query_parallel_size",
+    "replica_check_steps",
+)
 
 
 # --- what the weights were -----------------------------------------------------------------------------
 
 
 def fingerprint(model: nn.Module) -> dict[str, str]:
-    """Return ``{parameter name: "dtype[shape] hash"}`` for every parameter of the model, trained or not."""
+    """Return ``{parameter name: "dtype[shape] hash"}`` for every parameter of the model, trained or not.
 
-    def digest(item: tuple[str, nn.Parameter]) -> tuple[str, str]:
-        name, parameter = item
-        data = parameter.detach().contiguous().cpu().reshape(-1)
+    Of tied parameters the first name stands for all. If the model is sharded, all processes must call this.
+    """
+    reshard(model)
+    first: dict[object, tuple[str, Slot]] = {}
+    for name, slot in named_slots(model).items():
+        first.setdefault(slot.identity(), (name, slot))
+    return hashes(dict(first.values()))
+
+
+def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
+    """Return the hash of each named weight; see :func:`fingerprint`."""
+
+    def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
+        name, weight = item
+        data = weight.detach().contiguous().cpu().reshape(-1)
         content = hashlib.blake2b(data.view(torch.uint8).numpy().data, digest_size=16)
-        return name, f"{str(parameter.dtype)[6:]}{list(parameter.shape)} {content.hexdigest()}"
+        return name, f"{str(weight.dtype)[6:]}{list(weight.shape)} {content.hexdigest()}"
 
+    weights = ((name, slot.whole()) for name, slot in slots.items())
+    if any(slot.is_sharded for slot in slots.values()):
+        # One at a time: a gathered copy should be gone before the next is made.
+        return dict(map(digest, weights))
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        return dict(pool.map(digest, model.named_parameters()))
+        return dict(pool.map(digest, weights))
 
 
 def check_base(model: nn.Module, expected: dict[str, str]) -> None:
@@ -65,17 +96,21 @@ def check_base(model: nn.Module, expected: dict[str, str]) -> None:
 
 
 def make_header(engine: ZOEngine) -> dict[str, Any]:
-    """Describe a run before its first step: method, parameter table, groups and base weights."""
+    """Return the header of a run's log: its description and, under ``"base"``, its present weights' hashes."""
+    return {**describe(engine), "base": fingerprint(engine.model)}
+
+
+def describe(engine: ZOEngine) -> dict[str, Any]:
+    """Describe what decides a run's updates, beside its scalars: method, parameter table and groups."""
     return {
         "format": FORMAT_VERSION,
         "noise_spec": NOISE_SPEC_VERSION,
-        "config": engine.config.to_dict(),
+        "config": {key: value for key, value in engine.config.to_dict().items() if key not in _FREE},
         "num_scalars": engine.num_scalars,
         "parameters": [
             {"name": t.name, "group": group} for t, group in zip(engine.trainables, engine.group_of, strict=True)
         ],
         "weight_decays": list(engine.weight_decays),
-        "base": fingerprint(engine.model),
     }
 
 
@@ -136,9 +171,9 @@ def engine_of(model: nn.Module, header: dict[str, Any]) -> ZOEngine:
             f"the log has noise_spec version {header['noise_spec']}; this zoft has {NOISE_SPEC_VERSION}. Use the "
             "zoft that wrote it."
         )
-    by_name = dict(model.named_parameters(remove_duplicate=False))
+    slots = named_slots(model)
     table: Sequence[dict[str, Any]] = header["parameters"]
-    trainables = [Trainable(number, row["name"], by_name[row["name"]]) for number, row in enumerate(table)]
+    trainables = [Trainable(number, row["name"], slots[row["name"]]) for number, row in enumerate(table)]
     # Placement concerns evaluations only, and a replay has none.
     config = ZOConfig(**{**header["config"], "placement": "snapshot"})
     return ZOEngine(model, config, trainables, [row["group"] for row in table], header["weight_decays"])
