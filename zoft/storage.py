@@ -11,9 +11,9 @@ So a weight is addressed by the module that owns it and looked up when it is nee
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +86,9 @@ class Slot:
         """
         parameter = self.parameter
         if self.keeper is not None:
-            tensor = _kept(self.keeper.weights_map, self.key)
+            weights, key = _entry(self.keeper.weights_map, self.key)
+            file = _file(weights, key)
+            tensor = weights[key] if file is None else _mapped(file, weights.index[key])  # type: ignore[attr-defined]
             return Stored(tensor, tensor.shape, (0,) * tensor.ndim)
         if isinstance(parameter, DTensor):
             shape, offset = compute_local_shape_and_global_offset(
@@ -115,7 +117,11 @@ class Slot:
         """Return something that is equal for two slots if and only if they hold the same weight (tied weights)."""
         if self.keeper is None:
             return id(self.parameter)
-        tensor = self.stored().tensor
+        weights, key = _entry(self.keeper.weights_map, self.key)
+        file = _file(weights, key)
+        if file is not None:
+            return file
+        tensor = weights[key]
         return (tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
@@ -139,7 +145,19 @@ def named_slots(model: nn.Module) -> dict[str, Slot]:
                 name = f"{path}.{attribute}" if path else attribute
                 key = f"{prefix}{attribute}" if keeper is not None else ""
                 slots[name] = Slot(module, attribute, keeper, key)
+    _refuse_ties_on_disk(model, slots)
     return slots
+
+
+def _refuse_ties_on_disk(model: nn.Module, slots: Mapping[str, Slot]) -> None:
+    # What transformers says of its models; in files, and on the device "meta", a tie does not show.
+    for name, other in getattr(model, "all_tied_weights_keys", {}).items():
+        files = [slots[n].identity() for n in (name, other) if n in slots]
+        if len(files) == 2 and files[0] != files[1] and any(isinstance(file, Path) for file in files):
+            raise ConfigError(
+                f"{name} is tied to {other}, but was offloaded to disk apart from it ({files[0]}, {files[1]}), so that "
+                "training would part them. Keep tied weights in RAM (accelerate.cpu_offload, or a device_map with 'cpu')."
+            )
 
 
 def _walk(module: nn.Module, path: str, keeper: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Any, str]]:
@@ -166,25 +184,37 @@ def _offloading_hook(module: nn.Module) -> Any:
     return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)
 
 
-def _kept(weights: Mapping[str, Any], key: str) -> torch.Tensor:
-    """Return the tensor behind an entry of a hook's ``weights_map``, such that writing to it changes the entry."""
-    from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+def _entry(weights: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], str]:
+    """Return the innermost mapping behind a hook's ``weights_map``, and the key there."""
+    from accelerate.utils import PrefixedDataset
 
     while isinstance(weights, PrefixedDataset):
         key, weights = f"{weights.prefix}{key}", weights.dataset
+    return weights, key
+
+
+def _file(weights: Mapping[str, Any], key: str) -> Path | None:
+    """Return the file that holds an entry of a hook's ``weights_map``; None if it is in RAM.
+
+    Raises:
+        ConfigError: If the file is the checkpoint that the model was loaded from.
+    """
+    from accelerate.utils import OffloadedWeightsLoader
+
     if not isinstance(weights, OffloadedWeightsLoader) or key in weights.state_dict:
-        tensor = weights[key]
-        assert isinstance(tensor, torch.Tensor)
-        return tensor
-    entry = weights.index[key]
-    if "safetensors_file" in entry:
+        return None
+    checkpoint = weights.index[key].get("safetensors_file")
+    if checkpoint is not None:
         raise ConfigError(
-            f"{key} is offloaded to {entry['safetensors_file']}, the checkpoint itself, which training would change. "
-            "Load the model into RAM and offload it with accelerate.disk_offload or cpu_offload, or keep it frozen."
+            f"{key} is offloaded to {checkpoint}, the checkpoint itself, which training would change. Load the model "
+            "into RAM and offload it with accelerate.disk_offload or cpu_offload."
         )
+    return Path(weights.save_folder, f"{key}.dat")
+
+
+def _mapped(file: Path, entry: Mapping[str, Any]) -> torch.Tensor:
+    """Return a tensor whose memory is a file that Accelerate wrote."""
     dtype = getattr(torch, entry["dtype"])
     # NumPy has no bfloat16; Accelerate stores its bits.
-    kind = "int16" if dtype is torch.bfloat16 else entry["dtype"]
-    path = os.path.join(weights.save_folder, f"{key}.dat")
-    file = np.memmap(path, dtype=kind, mode="r+", shape=tuple(entry["shape"]))
-    return torch.from_numpy(file).view(dtype)
+    stored_as = "int16" if dtype is torch.bfloat16 else entry["dtype"]
+    return torch.from_numpy(np.memmap(file, dtype=stored_as, mode="r+", shape=tuple(entry["shape"]))).view(dtype)
