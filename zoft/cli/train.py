@@ -60,7 +60,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     output_dir = Path(str(args.output_dir))
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        check_free(output_dir / LOG_NAME)
+        if args.process_index == 0:  # the one that will write the log, perhaps by now
+            check_free(output_dir / LOG_NAME)
         if not os.access(output_dir, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only for this user")
     except OSError as error:

@@ -8,6 +8,7 @@ base weights, or the newest snapshot before it, plus the log's steps. Snapshots 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,16 @@ class LogCheckpoints:
     args: TrainingArguments
     model: nn.Module
     state: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
     _zo_optimizer: ZOOptimizer | None
 
     def _choose_checkpoints(self, kind: str, snapshot_steps: int | None, config: ZOConfig) -> None:
         _refuse(kind, snapshot_steps, self.args, config)
+        if kind == "log" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ConfigError(
+                "zo_checkpoints='log' does not go with FSDP or DeepSpeed, which save in their own formats."
+            )
         self._kind = kind
         self._snapshot_steps = snapshot_steps
         self._snapshot_at: int | None = None  # the newest one's step
@@ -87,14 +94,14 @@ class LogCheckpoints:
         return first or step - (self._snapshot_at or 0) >= self._snapshot_steps
 
     def _save_snapshot(self, folder: Path, optimizer: ZOOptimizer) -> None:
-        target = folder / f"{SNAPSHOT}-{optimizer.engine.step}"
         self._snapshot_at = optimizer.engine.step
 
         def write(draft: Path) -> None:
             super(LogCheckpoints, self).save_model(str(draft), _internal_call=True)  # type: ignore[misc]
             torch.save(optimizer.state_dict(), draft / OPTIMIZER)
 
-        save_snapshot(target, write)
+        if self.args.should_save:
+            save_snapshot(folder / f"{SNAPSHOT}-{self._snapshot_at}", write)
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -150,6 +157,15 @@ class LogCheckpoints:
             f"resuming from {checkpoint} needs the run's replay log; there is none at {self._log_path} or "
             f"{checkpoint.parent / LOG_NAME}."
         )
+
+    def _bring_log(self, checkpoint: Path) -> None:
+        """Copy a checkpoint's log into output_dir, if there is none: a run goes on in a folder of its own."""
+        source, path = self._log_of(checkpoint), self._log_path
+        if source != path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{path.name}.new")
+            shutil.copyfile(source, draft)
+            os.replace(draft, path)
 
 
 def _refuse(kind: str, snapshot_steps: int | None, args: TrainingArguments, config: ZOConfig) -> None:

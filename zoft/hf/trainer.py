@@ -7,8 +7,6 @@ seam), so accumulation, schedulers, logging, evaluation and saving are Trainer's
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,12 +150,9 @@ class ZOTrainerMixin(LogCheckpoints):
             if optimizer.engine.step == 0:
                 optimizer.start_log(path)
             return
-        if self._checkpoint is not None and not path.exists():
-            beside = self._log_of(Path(self._checkpoint))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.new")
-            shutil.copyfile(beside, draft)
-            os.replace(draft, path)
+        if self._checkpoint is not None:
+            checkpoint = Path(self._checkpoint)
+            optimizer.replicas.from_first(lambda: self._bring_log(checkpoint))
         if self._checkpoint is None and optimizer.engine.step:
             raise ReplayError(
                 f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which "
