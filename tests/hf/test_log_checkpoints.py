@@ -288,3 +288,11 @@ def test_what_cannot_be_met_is_refused_before_the_first_step(
     with pytest.raises(ConfigError, match=message):
         trainer_of(tmp_path, **options, evaluation=rows(4))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("engine", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_engines_with_formats_of_their_own_are_refused(engine: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    setattr(trainer, engine, True)
+    with pytest.raises(ConfigError, match="does not go with FSDP or DeepSpeed"):
+        trainer._choose_checkpoints("log", None, trainer.zo)

@@ -51,7 +51,8 @@ class LogCheckpoints:
         _refuse(kind, snapshot_steps, self.args, config)
         if kind == "log" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ConfigError(
-                "zo_checkpoints='log' does not go with FSDP or DeepSpeed, which save in their own formats."
+                "zo_checkpoints='log' does not go with FSDP or DeepSpeed, which save models in their own formats. Use "
+                "zo_checkpoints='full'."
             )
         self._kind = kind
         self._snapshot_steps = snapshot_steps

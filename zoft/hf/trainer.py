@@ -47,6 +47,7 @@ class ZOTrainerMixin(LogCheckpoints):
     args: TrainingArguments
     model: nn.Module
     accelerator: Any
+    control: TrainerControl
 
     def __init__(
         self,
@@ -132,6 +133,13 @@ class ZOTrainerMixin(LogCheckpoints):
             finally:
                 if self._zo_optimizer is not None:
                     self._zo_optimizer.close_log()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, unless the run was finished when it was resumed: Trainer would take one step too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
 
     @property
     def zo_engine(self) -> ZOEngine:
