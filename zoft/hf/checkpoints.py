@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -55,8 +56,9 @@ class SavedState:
     @classmethod
     def read(cls, folder: Path) -> SavedState | None:
         """Read the state that is saved in a folder; None if it is not a zeroth-order optimizer's."""
-        zo = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True).get("zo")
-        if zo is None:
+        try:
+            zo = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)["zo"]
+        except (KeyError, OSError, RuntimeError, pickle.UnpicklingError):
             return None
         last = zo["last_record"]
         return cls(folder, zo["step"], zo["update"], None if last is None else StepRecord(*last))
@@ -100,13 +102,15 @@ def read_log_only(checkpoint: Path, log: ReplayLog) -> SavedState:
     return state
 
 
-def newest_start(state: SavedState, log: ReplayLog) -> SavedState | None:
-    """Return the latest state with weights at or before ``state``, of the same run and beside it; None: the base."""
-    folder = state.folder.parent
+def starts_in(folder: Path, log: ReplayLog) -> list[SavedState]:
+    """Return the run's states that have weights: snapshots and full checkpoints."""
     whole = [path for path in _numbered(folder, CHECKPOINT, _is_complete) if _holds_all_weights(path)]
-    found = _states([*whole, *_numbered(folder, SNAPSHOT)])
-    starts = [s for s in found if s.step <= state.step and s.is_of(log)]
-    return max(starts, key=lambda s: s.step, default=None)
+    return [state for state in _states([*whole, *_numbered(folder, SNAPSHOT)]) if state.is_of(log)]
+
+
+def newest_start(starts: Iterable[SavedState], step: int) -> SavedState | None:
+    """Return the latest state at or before a step; None: there is only the base."""
+    return max((s for s in starts if s.step <= step), key=lambda s: s.step, default=None)
 
 
 def save_snapshot(folder: Path, write: Callable[[Path], None]) -> None:
@@ -120,12 +124,15 @@ def save_snapshot(folder: Path, write: Callable[[Path], None]) -> None:
 
 def drop_unneeded_snapshots(folder: Path, log: ReplayLog) -> None:
     """Remove this run's snapshots that none of its checkpoints would be rebuilt from. Other runs' are left alone."""
-    checkpoints = _states(_numbered(folder, CHECKPOINT, _is_complete))
-    starts = [newest_start(state, log) for state in checkpoints if state.is_of(log)]
-    needed = {start.folder for start in starts if start is not None}
-    for snapshot in _states(_numbered(folder, SNAPSHOT)):
-        if snapshot.is_of(log) and snapshot.folder not in needed:
-            _remove(snapshot.folder)
+    starts = starts_in(folder, log)
+    checkpoints = [state for state in _states(_numbered(folder, CHECKPOINT, _is_complete)) if state.is_of(log)]
+    needed = {start.folder for state in checkpoints if (start := newest_start(starts, state.step)) is not None}
+    for start in starts:
+        if start.folder.name.startswith(SNAPSHOT) and start.folder not in needed:
+            _remove(start.folder)
+    # What a kill has left of one that was being written or removed.
+    for rest in (*folder.glob(f"{SNAPSHOT}-*.new"), *folder.glob(f"{SNAPSHOT}-*.old")):
+        shutil.rmtree(rest)
 
 
 def _remove(folder: Path) -> None:

@@ -28,6 +28,7 @@ from zoft.hf.checkpoints import (
     newest_start,
     read_log_only,
     save_snapshot,
+    starts_in,
 )
 from zoft.log_file import LOG_NAME, ReplayLog
 from zoft.optim import ZOOptimizer
@@ -76,7 +77,7 @@ class LogCheckpoints:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
         finally:
             self._leave_weights_out = False
-        if self.args.should_save:
+        if self.args.should_save and self.args.save_total_limit is not None:
             drop_unneeded_snapshots(folder, ReplayLog.open(self._log_path))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -126,7 +127,7 @@ class LogCheckpoints:
         """Give the model the weights that it had at a log-only checkpoint."""
         log = ReplayLog.open(self._log_of(checkpoint))
         state = read_log_only(checkpoint, log)
-        start = newest_start(state, log)
+        start = newest_start(starts_in(checkpoint.parent, log), state.step)
         target = self.model if model is None else model
         if start is None:
             try:
