@@ -51,6 +51,8 @@ class ZOEngine:
         self._placement: Placement | None = None
         self._faults: list[str] = []
         check_placement(self.config, self.trainables)
+        for trainable in self.trainables:
+            trainable.stored()  # says so if it cannot be written
 
     @property
     def placement(self) -> str:

@@ -86,9 +86,7 @@ class Slot:
         """
         parameter = self.parameter
         if self.keeper is not None:
-            weights, key = _entry(self.keeper.weights_map, self.key)
-            file = _file(weights, key)
-            tensor = weights[key] if file is None else _mapped(file, weights.index[key])  # type: ignore[attr-defined]
+            tensor = self._kept_for_writing()
             return Stored(tensor, tensor.shape, (0,) * tensor.ndim)
         if isinstance(parameter, DTensor):
             shape, offset = compute_local_shape_and_global_offset(
@@ -101,6 +99,11 @@ class Slot:
                     "sharded by either."
                 )
             return Stored(parameter.to_local().detach(), parameter.shape, offset)
+        if parameter.is_meta:
+            raise ConfigError(
+                f"{self.attribute} of {type(self.module).__name__} {list(parameter.shape)} is on the device 'meta' and "
+                "has no numbers. If it is an adapter's, on an offloaded layer: make the adapter first, then offload."
+            )
         return Stored(parameter.data, parameter.shape, (0,) * parameter.ndim)
 
     @property
@@ -110,8 +113,12 @@ class Slot:
 
     def whole(self) -> torch.Tensor:
         """Return all of the weight, for reading; of a sharded one a copy, for which all processes must ask."""
+        if self.keeper is not None:
+            weights, key = _entry(self.keeper.weights_map, self.key)
+            tensor: torch.Tensor = weights[key]
+            return tensor
         parameter = self.parameter
-        return parameter.full_tensor().detach() if isinstance(parameter, DTensor) else self.stored().tensor
+        return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
 
     def identity(self) -> object:
         """Return something that is equal for two slots if and only if they hold the same weight (tied weights)."""
@@ -123,6 +130,24 @@ class Slot:
             return file
         tensor = weights[key]
         return (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+    def _kept_for_writing(self) -> torch.Tensor:
+        weights, key = _entry(self.keeper.weights_map, self.key)
+        file = _file(weights, key)
+        if file is None:
+            tensor: torch.Tensor = weights[key]
+            return tensor
+        if file.path.suffix != ".dat":
+            raise ConfigError(
+                f"{key} is offloaded to {file.path}, the checkpoint itself, which training would change. Leave this "
+                "weight frozen, or load the model into RAM and offload it with accelerate.disk_offload or cpu_offload."
+            )
+        entry = weights.index[key]  # type: ignore[attr-defined]
+        dtype = getattr(torch, entry["dtype"])
+        # NumPy has no bfloat16; Accelerate stores its bits.
+        stored_as = "int16" if dtype is torch.bfloat16 else entry["dtype"]
+        memory = np.memmap(file.path, dtype=stored_as, mode="r+", shape=tuple(entry["shape"]))
+        return torch.from_numpy(memory).view(dtype)
 
 
 def reshard(model: nn.Module) -> None:
@@ -152,11 +177,12 @@ def named_slots(model: nn.Module) -> dict[str, Slot]:
 def _refuse_ties_on_disk(model: nn.Module, slots: Mapping[str, Slot]) -> None:
     # What transformers says of its models; in files, and on the device "meta", a tie does not show.
     for name, other in getattr(model, "all_tied_weights_keys", {}).items():
-        files = [slots[n].identity() for n in (name, other) if n in slots]
-        if len(files) == 2 and files[0] != files[1] and any(isinstance(file, Path) for file in files):
+        places = [slots[n].identity() for n in (name, other) if n in slots]
+        on_disk = any(isinstance(place, _File) and place.path.suffix == ".dat" for place in places)
+        if on_disk and len(set(places)) == 2:
             raise ConfigError(
-                f"{name} is tied to {other}, but was offloaded to disk apart from it ({files[0]}, {files[1]}), so that "
-                "training would part them. Keep tied weights in RAM (accelerate.cpu_offload, or a device_map with 'cpu')."
+                f"{name} is tied to {other}, but was offloaded to disk apart from it: training would part them. "
+                "Keep tied weights in RAM: accelerate.cpu_offload, or 'cpu' in a device_map."
             )
 
 
@@ -193,28 +219,18 @@ def _entry(weights: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], str
     return weights, key
 
 
-def _file(weights: Mapping[str, Any], key: str) -> Path | None:
-    """Return the file that holds an entry of a hook's ``weights_map``; None if it is in RAM.
+class _File(NamedTuple):
+    path: Path
+    key: str
 
-    Raises:
-        ConfigError: If the file is the checkpoint that the model was loaded from.
-    """
+
+def _file(weights: Mapping[str, Any], key: str) -> _File | None:
+    """Return the file that holds an entry of a hook's ``weights_map``; None if it is in RAM."""
     from accelerate.utils import OffloadedWeightsLoader
 
     if not isinstance(weights, OffloadedWeightsLoader) or key in weights.state_dict:
         return None
-    checkpoint = weights.index[key].get("safetensors_file")
-    if checkpoint is not None:
-        raise ConfigError(
-            f"{key} is offloaded to {checkpoint}, the checkpoint itself, which training would change. Load the model "
-            "into RAM and offload it with accelerate.disk_offload or cpu_offload."
-        )
-    return Path(weights.save_folder, f"{key}.dat")
-
-
-def _mapped(file: Path, entry: Mapping[str, Any]) -> torch.Tensor:
-    """Return a tensor whose memory is a file that Accelerate wrote."""
-    dtype = getattr(torch, entry["dtype"])
-    # NumPy has no bfloat16; Accelerate stores its bits.
-    stored_as = "int16" if dtype is torch.bfloat16 else entry["dtype"]
-    return torch.from_numpy(np.memmap(file, dtype=stored_as, mode="r+", shape=tuple(entry["shape"]))).view(dtype)
+    entry = weights.index[key]
+    if "safetensors_file" in entry:
+        return _File(Path(entry["safetensors_file"]), entry.get("weight_name", key))
+    return _File(Path(weights.save_folder, f"{key}.dat"), key)

@@ -242,8 +242,10 @@ def _killed_at(recipe: str, folder: Path, event: int) -> bool:
     finish([*argv, "--resume"] if (killed / "zo_log").exists() else argv, folder / "killed.txt")
     assert (killed / "zo_log").read_bytes() == (whole / "zo_log").read_bytes(), event
     assert weights(killed) == weights(whole), event
-    checkpoints = [sorted(path.name for path in run.iterdir() if path.is_dir()) for run in (whole, killed)]
-    assert checkpoints[0] == checkpoints[1] == ["checkpoint-8", "zo_snapshot-6"], event
+    names = [{path.name for path in run.iterdir() if path.is_dir()} for run in (whole, killed)]
+    assert names[0] == {"checkpoint-8", "zo_snapshot-6"} <= names[1], event
+    # A finished run that is resumed saves nothing more, so what the kill has left of a rotation may stay.
+    assert all(name == "checkpoint-6" or name.endswith(".old") for name in names[1] - names[0]), event
     settings = [(run / "resolved_config.yaml").read_text().replace(str(run), "") for run in (whole, killed)]
     assert settings[0] == settings[1], event
     return True

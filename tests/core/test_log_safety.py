@@ -121,6 +121,16 @@ def test_a_log_that_another_run_went_on_with_is_not_written_over(tmp_path: Path)
     assert (tmp_path / "log").read_bytes() == before and digest(first.model) == weights
 
 
+def test_a_longer_torn_tail_is_cut_and_not_only_written_over(tmp_path: Path) -> None:
+    start(tmp_path / "log").steps(0, 3).opt.close_log()
+    content, size = (tmp_path / "log").read_bytes(), record_size(tmp_path / "log", 3)
+    (tmp_path / "log").write_bytes(content[:-size] + bytes(2 * size - 1))
+    run = start()
+    assert run.opt.resume_log(tmp_path / "log") == 2
+    run.steps(0, 3)
+    assert (tmp_path / "log").read_bytes() == content
+
+
 def test_flushing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     start().opt.flush_log()  # without a log there is nothing to flush

@@ -115,9 +115,7 @@ def test_a_log_replays_on_offloaded_weights(tmp_path: Path) -> None:
 
 
 def test_tied_weights_in_two_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="lm_head.weight is tied to transformer.wte.weight, but was offloaded to disk"
-    ):
+    with pytest.raises(ConfigError, match=r"is tied to transformer.wte.weight, but was offloaded to disk"):
         train("gpt2", in_files, tmp_path)
 
 
@@ -130,5 +128,53 @@ def test_a_checkpoint_is_not_trained_in_place(tmp_path: Path) -> None:
         device_map={"model": "disk", "lm_head": "cpu"},
         offload_folder=str(tmp_path / "offload"),
     )
-    with pytest.raises(ConfigError, match="is offloaded to .*safetensors, the checkpoint itself"):
+    with pytest.raises(ConfigError, match=r"is offloaded to .*safetensors, the checkpoint itself"):
         zoft.ZOOptimizer(model, 1e-2)
+
+
+def _with_adapter(model: nn.Module) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+
+
+def test_adapters_are_trained_when_all_is_offloaded() -> None:
+    trained = []
+    for offloaded in (False, True):
+        model = _with_adapter(make("llama")[0])
+        if offloaded:
+            cpu_offload(model, execution_device=CPU)
+        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2))
+        for step in range(3):
+            ids = batch(step)
+            opt.step(lambda model=model, ids=ids: model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]
+        trained.append(fingerprint(model))
+    assert trained[0] == trained[1]
+
+
+def test_an_adapter_without_numbers_is_refused(tmp_path: Path) -> None:
+    """PEFT makes adapters of offloaded layers on the device "meta", and a forward then reads whatever is there."""
+    base, _ = make("llama")
+    in_files(base, tmp_path)
+    with pytest.raises(ConfigError, match=r"Linear \[2, 16\] is on the device 'meta'.*make the adapter first"):
+        zoft.ZOOptimizer(_with_adapter(base), 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("placement", ["stream", "snapshot"])
+def test_weights_in_ram_train_on_the_gpu_as_weights_on_the_gpu_do(placement: str) -> None:
+    """The kernels of the two devices return the same bits, so where an update is made does not show."""
+    trained = []
+    for offloaded in (False, True):
+        model, _ = make("llama")
+        if offloaded:
+            cpu_offload(model, execution_device=torch.device("cuda"))
+        else:
+            model.to("cuda")
+        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, num_queries=2, placement=placement))
+        for step in range(3):
+            ids = batch(step).to("cuda")
+            opt.step(lambda model=model, ids=ids: model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]
+        trained.append(fingerprint(model))
+    assert trained[0] == trained[1]

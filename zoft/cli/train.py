@@ -16,6 +16,7 @@ from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOAr
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
 from zoft.locked_file import check_free
+from zoft.log_file import LOG_NAME
 
 if TYPE_CHECKING:
     from zoft.hf.prompted import PromptedTrainer
@@ -47,7 +48,6 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     from zoft.evaluation.classification import evaluate_prompted
     from zoft.hf.prompted import OnceLogged
-    from zoft.log_file import LOG_NAME
     from zoft.method import build_method
     from zoft.tasks.prompted import option_scores
 
@@ -58,20 +58,14 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
     output_dir = Path(str(args.output_dir))
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if args.process_index == 0:  # the one that will write the log, perhaps by now
-            check_free(output_dir / LOG_NAME)
-        if not os.access(output_dir, os.W_OK):
-            raise PermissionError(errno.EACCES, "it is read-only for this user")
-    except OSError as error:
-        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
+    if args.process_index == 0:
+        _claim(output_dir)
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
-    # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
-    trainer.add_callback(
-        OnceLogged(lambda: dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config)))
-    )
+    if args.process_index == 0:
+        # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
+        settings = output_dir / "resolved_config.yaml"
+        trainer.add_callback(OnceLogged(lambda: dump_resolved(settings, parsed, resolved_settings(config))))
 
     def evaluate(rows: EncodedPrompts) -> dict[str, Any]:
         return dict(
@@ -98,7 +92,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         **summary(trainer),
     }
-    (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if args.process_index == 0:
+        (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if options.save_model:
         trainer.save_model(str(output_dir))
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
@@ -107,6 +102,17 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         _say(f"{name:>7}: held-out accuracy {score['accuracy']:.3f}   held-out loss {score['loss']:.3f}")
     _say(f"wrote {output_dir}: {'model, ' if options.save_model else ''}zo_log, resolved_config.yaml, metrics.json")
     return metrics
+
+
+def _claim(output_dir: Path) -> None:
+    """Make the folder, and refuse one that cannot be written or is being written, before minutes have been spent."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_free(output_dir / LOG_NAME)
+        if not os.access(output_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only for this user")
+    except OSError as error:
+        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,8 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         exclude=tuple(zo.zo_exclude),
         nonfinite=zo.zo_nonfinite,
         scratch_mib=zo.zo_scratch_mib,
+        query_parallel_size=zo.zo_query_parallel_size,
+        replica_check_steps=zo.zo_replica_check_steps,
         force=zo.zo_force,
         method_kwargs=zo.method_kwargs,
     )
@@ -245,6 +253,7 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
     return {
         "steps": engine.step,
         "forwards": engine.step * engine.method.estimator.forwards * trainer.args.gradient_accumulation_steps,
+        "processes": trainer.args.world_size,
         "method": engine.config.method,
         "placement": engine.placement,
         "trained_parameters": sum(t.parameter.numel() for t in engine.trainables),
@@ -253,7 +262,10 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
