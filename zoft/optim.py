@@ -93,6 +93,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._evaluated = 0  # steps, as opposed to those repeated from a log
         self._logged: list[StepRecord] = []
         self._log: ReplayLog | None = None
+        self._said_lr = False  # once a run, not once a step
         # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
         # gradient clipping never sees it. float64, so that micro-batches sum without loss.
         self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
@@ -152,7 +153,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             record = self.engine.record(self.replicas.mean(self._total(closure)), lrs)
             if self._log is not None:
                 self._log.append(record)
-        elif record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+        elif not self._said_lr and record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+            self._said_lr = True
             warnings.warn(
                 f"step {record.step} was logged with lr {record.lrs}, the schedule now says {lrs}; the log is followed "
                 "for the steps that it holds.",
@@ -240,9 +242,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             The number of steps in the log.
 
         Raises:
-            ReplayError: If the log is of another run: other base weights, parameters, groups or settings.
+            ReplayError: If the log is of another run (other base weights, parameters, groups or settings), or
+                another process is writing it.
         """
-        header = self._keep(lambda: ReplayLog.open(path))
+        header = self._keep(lambda: ReplayLog.open(path, to_append=True))
         if len(self._logged) < self.engine.step:
             raise ReplayError(
                 f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
@@ -280,8 +283,13 @@ class ZOOptimizer(torch.optim.Optimizer):
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
         return self._logged[self.engine.step] if self.engine.step < len(self._logged) else None
 
+    def flush_log(self) -> None:
+        """Bring the replay log to the disk itself; without this it survives the process, not a power cut."""
+        if self._log is not None:
+            self._log.flush()
+
     def close_log(self) -> None:
-        """Flush the replay log to the disk."""
+        """Flush the replay log to the disk and let other processes write it."""
         if self._log is not None:
             self._log.close()
 

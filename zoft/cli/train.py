@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
+from zoft.locked_file import check_free
+from zoft.log_file import LOG_NAME
 
 if TYPE_CHECKING:
     from zoft.hf.prompted import PromptedTrainer
@@ -43,6 +47,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.evaluation.classification import evaluate_prompted
+    from zoft.hf.prompted import OnceLogged
     from zoft.method import build_method
     from zoft.tasks.prompted import option_scores
 
@@ -54,10 +59,13 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     data = load_data(parsed, task, tokenizer)
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
+        _claim(output_dir)
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
+    if args.process_index == 0:
+        # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
+        settings = output_dir / "resolved_config.yaml"
+        trainer.add_callback(OnceLogged(lambda: dump_resolved(settings, parsed, resolved_settings(config))))
 
     def evaluate(rows: EncodedPrompts) -> dict[str, Any]:
         return dict(
@@ -94,6 +102,17 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         _say(f"{name:>7}: held-out accuracy {score['accuracy']:.3f}   held-out loss {score['loss']:.3f}")
     _say(f"wrote {output_dir}: {'model, ' if options.save_model else ''}zo_log, resolved_config.yaml, metrics.json")
     return metrics
+
+
+def _claim(output_dir: Path) -> None:
+    """Make the folder, and refuse one that cannot be written or is being written, before minutes have been spent."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_free(output_dir / LOG_NAME)
+        if not os.access(output_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only for this user")
+    except OSError as error:
+        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -174,13 +193,15 @@ def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenize
 
     from zoft.hf.prompted import PromptedTrainer, accuracy
 
-    args = parsed.get(TrainingArguments)
+    args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     return PromptedTrainer(
         model=model,
         args=args,
         zo=config,
+        zo_checkpoints=options.zo_checkpoints,
+        zo_snapshot_steps=options.zo_snapshot_steps,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         data_collator=data.encoder.collator(),
