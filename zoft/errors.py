@@ -7,6 +7,7 @@ Exception
     ├── AssetError                     a packaged model or data set is missing or altered
     ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
     ├── NonFiniteLossError             a loss came back as NaN or infinity
+    ├── UnchangedError                 a run ended with the very weights that it began with
     └── ReplayError                    the log does not belong to this model, or is damaged
 UserWarning
 └── ZoftWarning                        it works, but not as you may think
@@ -40,6 +41,10 @@ class PlacementError(ZoftError):
 
 class NonFiniteLossError(ZoftError, ArithmeticError):
     """A loss came back as NaN or infinity."""
+
+
+class UnchangedError(ZoftError):
+    """A run ended with the very weights that it began with."""
 
 
 class ReplayError(ZoftError):

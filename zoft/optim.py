@@ -235,6 +235,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         return len(log.records)
 
     @property
+    def log(self) -> ReplayLog | None:
+        """The run's replay log, if it keeps one."""
+        return self._log
+
+    @property
     def recorded(self) -> StepRecord | None:
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
         if self._log is None or self.engine.step >= len(self._log.records):

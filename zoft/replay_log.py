@@ -14,7 +14,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,27 @@ _SKIPPED = 1
 
 def fingerprint(model: nn.Module) -> dict[str, str]:
     """Return ``{parameter name: "dtype[shape] hash"}`` for every parameter of the model, trained or not."""
-
-    def digest(item: tuple[str, nn.Parameter]) -> tuple[str, str]:
-        name, parameter = item
-        data = parameter.detach().contiguous().cpu().reshape(-1)
-        content = hashlib.blake2b(data.view(torch.uint8).numpy().data, digest_size=16)
-        return name, f"{str(parameter.dtype)[6:]}{list(parameter.shape)} {content.hexdigest()}"
-
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        return dict(pool.map(digest, model.named_parameters()))
+        return dict(pool.map(lambda item: (item[0], digest(item[1])), model.named_parameters()))
+
+
+def digest(parameter: torch.Tensor) -> str:
+    """Return ``"dtype[shape] hash"`` of every bit of one parameter."""
+    content = hashlib.blake2b(digest_size=16)
+    for part in _parts(parameter.detach()):
+        content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return f"{str(parameter.dtype)[6:]}{list(parameter.shape)} {content.hexdigest()}"
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The plain tensors that hold the data: several where a subclass (a quantised weight) wraps them."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    names, _ = flatten()
+    for name in names:
+        yield from _parts(getattr(tensor, name))
 
 
 def check_base(model: nn.Module, expected: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.train import load, prompted_task
-from zoft.errors import ReplayError
+from zoft.errors import ConfigError, ReplayError
 
 PROG = "zoft-replay"
 
@@ -25,6 +25,10 @@ class ReplayArguments:
     log: str | None = field(default=None, metadata={"help": "The replay log; default: zo_log in output_dir."})
     upto_step: int | None = field(default=None, metadata={"help": "Replay this many steps; default: all."})
     save_to: str | None = field(default=None, metadata={"help": "Write the replayed model into this folder."})
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "With save_to: write a plain model that has the adapter in its weights (LoRA, DoRA, IA3)."},
+    )
     verify: str | None = field(
         default=None, metadata={"help": "Compare, bit for bit, with the model saved in this folder."}
     )
@@ -47,22 +51,33 @@ def run(parsed: ParsedArguments) -> None:
 
     Raises:
         ReplayError: If the log does not fit the model, or the result differs from the model to verify.
+        ConfigError: If an adapter is to be merged that cannot be.
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.arguments import DataArguments
+    from zoft.cli.arguments import AdapterArguments, DataArguments
     from zoft.hf.trainer import LOG_NAME
     from zoft.replay_log import replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
+    if options.merge_adapter and options.save_to is None:
+        raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
     model, tokenizer = load(parsed, prompted_task(parsed.get(DataArguments)))
     path = Path(options.log) if options.log else Path(str(args.output_dir), LOG_NAME)
+    if parsed.get(AdapterArguments).use_peft:
+        from zoft.cli.adapters import recall_start
+
+        recall_start(model, path.parent)
     started = time.perf_counter()
     steps = replay(model, path, options.upto_step)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)
     if options.verify:
         _verify(model, Path(options.verify))
         print(f"{options.verify} is bit-identical", flush=True)
+    if options.merge_adapter:
+        from zoft.cli.adapters import merge
+
+        model = merge(model)
     if options.save_to:
         model.save_pretrained(options.save_to)
         tokenizer.save_pretrained(options.save_to)

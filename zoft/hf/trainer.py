@@ -21,6 +21,7 @@ from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.meters import StepMeter
+from zoft.hf.unchanged import check_changed
 from zoft.optim import ZOOptimizer
 from zoft.types import ZOConfig
 
@@ -98,6 +99,9 @@ class ZOTrainerMixin:
             resume_from_checkpoint: As in Trainer. ``True`` also accepts an output directory that holds a
                 replay log and no checkpoint: logged steps are then repeated from the log.
             **kwargs: Trainer's own.
+
+        Raises:
+            UnchangedError: Steps were taken, and no weight changed by a single bit; the message says why.
         """
         self._resume_log = bool(resume_from_checkpoint)
         if resume_from_checkpoint is True:
@@ -108,10 +112,13 @@ class ZOTrainerMixin:
                 )
         self._checkpoint = resume_from_checkpoint or None
         try:
-            return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+            result = super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
         finally:
             if self._zo_optimizer is not None:
                 self._zo_optimizer.close_log()
+        if self._zo_optimizer is not None:
+            check_changed(self._zo_optimizer, self.args.learning_rate)
+        return result
 
     @property
     def zo_engine(self) -> ZOEngine:
