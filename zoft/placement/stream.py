@@ -31,6 +31,7 @@ _CPU_BLOCK_BYTES = 8 * 2**20
 # must first take from them: that made a matrix's noise twice as slow. So places are used in turn.
 _CPU_RING_BYTES = 16 * 2**20
 _ALIGN = 64
+_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 
 
 class StreamPlacement:
@@ -53,8 +54,10 @@ class StreamPlacement:
         by_id = {id(t.parameter): t for t in trainables}
         self._owners: list[tuple[nn.Module, list[Trainable]]] = []
         for module in model.modules():
-            owned = {id(p): by_id[id(p)] for p in module.parameters(recurse=False) if id(p) in by_id}
-            if owned:
+            # Containers of parameters have no forward; what they hold is read by the module around them.
+            holders = [module, *(child for child in module.children() if isinstance(child, _CONTAINERS))]
+            owned = {id(p): by_id[id(p)] for h in holders for p in h.parameters(recurse=False) if id(p) in by_id}
+            if owned and not isinstance(module, _CONTAINERS):
                 self._owners.append((module, list(owned.values())))
 
     # --- the placement protocol -------------------------------------------------------------------------
