@@ -10,6 +10,7 @@ A run therefore keeps its start in a folder beside its log, and resuming and rep
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from peft import (
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zoft.cli.arguments import ADAPTER_OPTIONS, AdapterArguments
-from zoft.errors import ConfigError
+from zoft.errors import ConfigError, ZoftWarning, did_you_mean
 
 __all__ = ["START", "keep_start", "merge", "recall_start", "with_adapter"]
 
@@ -54,6 +55,14 @@ def with_adapter(
         raise ConfigError(
             "prefix_tuning needs a model that keeps keys and values, which masked models do not; use peft_type "
             "prompt_tuning, lora or ia3"
+        )
+    _check_names(model, arguments)
+    if arguments.lora_dropout:
+        warnings.warn(
+            f"lora_dropout={arguments.lora_dropout} has no effect: an estimate needs the same model at both signs, so "
+            "it is taken without dropout. Leave it out.",
+            ZoftWarning,
+            stacklevel=2,
         )
     try:
         adapted = get_peft_model(model, _config(arguments, masked=masked))
@@ -108,6 +117,18 @@ def merge(model: torch.nn.Module) -> PreTrainedModel:
         # One of a tied pair was trained alone: tied again on loading, it would be lost.
         plain.config.tie_word_embeddings = False
     return plain  # type: ignore[no-any-return]
+
+
+def _check_names(model: PreTrainedModel, arguments: AdapterArguments) -> None:
+    """Refuse names that no module has: PEFT leaves out silently what it does not find, unless it finds nothing."""
+    modules = [name for name, _ in model.named_modules()]
+    for option in ("lora_target_modules", "lora_modules_to_save", "ia3_target_modules", "ia3_feedforward_modules"):
+        for wanted in getattr(arguments, option) or ():
+            if wanted != "all-linear" and not any(f".{name}".endswith(f".{wanted}") for name in modules):
+                known = {name.rpartition(".")[2] for name in modules}
+                raise ConfigError(
+                    f"{option}: no module of {type(model).__name__} is called {wanted!r}.{did_you_mean(wanted, known)}"
+                )
 
 
 def _config(arguments: AdapterArguments, *, masked: bool) -> PeftConfig:
