@@ -11,11 +11,12 @@ from torch import nn
 
 from zoft.directions import write_weights
 from zoft.errors import ConfigError, NonFiniteLossError
+from zoft.estimators import WHOLE, Share
 from zoft.interrupts import uninterrupted
 from zoft.method import build_method
 from zoft.noise import Term
 from zoft.parameters import Trainable
-from zoft.placement import make_placement
+from zoft.placement import Placement, check_placement, make_placement
 from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
 
 
@@ -46,20 +47,21 @@ class ZOEngine:
         self.group_of = tuple(group_of)
         self.weight_decays = tuple(weight_decays)
         self.step = 0
-        self._placement = make_placement(self.config, model, self.trainables, self.method.directions)
-        self._proved = False
+        self._placement: Placement | None = None
+        self._faults: list[str] = []
+        check_placement(self.config, self.trainables)
 
     @property
     def placement(self) -> str:
-        """Name of the placement in use."""
-        return self._placement.name
+        """Name of the placement in use; before the first estimate, the configured one."""
+        return self.config.placement if self._placement is None else self._placement.name
 
     @property
     def num_scalars(self) -> int:
         """Length of ``StepRecord.scalars``."""
         return self.method.estimator.num_scalars
 
-    def estimate(self, loss_fn: LossFn) -> Estimate:
+    def estimate(self, loss_fn: LossFn, share: Share = WHOLE) -> Estimate:
         """Evaluate the method's points for the current step on one (micro-)batch.
 
         Dropout is off during the evaluations, and no graph is built. Whatever happens inside, every weight
@@ -67,28 +69,33 @@ class ZOEngine:
 
         Args:
             loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
+            share: Which of the points to evaluate, where several processes share a batch. The mean of the
+                estimates over all shares is the estimate.
 
         Raises:
-            NonFiniteLossError: If a loss is NaN or infinite and the configuration says ``raise``.
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
         losses = []
         loss_fn = _checked(loss_fn)
         with _evaluating(self.model), torch.no_grad():
-            if not self._proved:
-                self._placement = self._placement.proved(loss_fn)
-                self._proved = True
+            if self._placement is None:
+                # Not before now: a model may still be sharded after its optimizer is made.
+                placement = make_placement(self.config, self.model, self.trainables, self.method.directions)
+                self._placement = placement.proved(loss_fn)
+            points = self.method.estimator.points(self.step)
             with self._placement.session():
-                for point in self.method.estimator.points(self.step):
+                for point, mine in zip(points, share.of(points), strict=True):
+                    if not mine:
+                        losses.append(0.0)
+                        continue
                     with self._placement.at(point.terms):
                         loss = float(loss_fn())
-                    if not math.isfinite(loss) and self.config.nonfinite == "raise":
-                        raise NonFiniteLossError(
-                            f"{point.name} is {loss} at step {self.step}. Lower the learning rate or zo_eps "
-                            f"(now {self.config.zo_eps}), check the data for empty rows, or set "
-                            "nonfinite='skip' (--zo_nonfinite skip) to drop such steps."
-                        )
-                    losses.append(loss)
+                    if not math.isfinite(loss):
+                        self._faults.append(f"{point.name} is {loss}")
+                        # The other points cannot save the step.
+                        losses.extend([math.nan] * (len(points) - len(losses)))
+                        break
+                    losses.append(loss * share.count)
         return self.method.estimator.estimate(losses)
 
     def record(self, total: Sequence[float], lrs: Sequence[float]) -> StepRecord:
@@ -103,8 +110,14 @@ class ZOEngine:
         """
         *scalars, loss = _float32(total)
         skipped = not all(map(math.isfinite, (*scalars, loss)))
+        faults, self._faults = self._faults, []
         if skipped and self.config.nonfinite == "raise":
-            raise NonFiniteLossError(f"the estimate at step {self.step} is not finite: {[*scalars, loss]}.")
+            what = f"the estimate at step {self.step} is not finite: {[*scalars, loss]}"
+            raise NonFiniteLossError(
+                f"{f'{faults[0]} at step {self.step}' if faults else what}. Lower the learning rate or zo_eps "
+                f"(now {self.config.zo_eps}), check the data for empty rows, or set nonfinite='skip' "
+                "(--zo_nonfinite skip) to drop such steps."
+            )
         if skipped:
             scalars = [0.0] * len(scalars)
         return StepRecord(self.step, loss, tuple(scalars), tuple(_float32(lrs)), skipped)

@@ -8,6 +8,7 @@ Exception
     ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
     ├── NonFiniteLossError             a loss came back as NaN or infinity
     ├── UnchangedError                 a run ended with the very weights that it began with
+    ├── DistributedError               the processes of a run differ, or one of them is gone
     └── ReplayError                    the log does not belong to this model, or is damaged
 UserWarning
 └── ZoftWarning                        it works, but not as you may think
@@ -45,6 +46,10 @@ class NonFiniteLossError(ZoftError, ArithmeticError):
 
 class UnchangedError(ZoftError):
     """A run ended with the very weights that it began with."""
+
+
+class DistributedError(ZoftError):
+    """The processes of a run differ, or one of them is gone."""
 
 
 class ReplayError(ZoftError):

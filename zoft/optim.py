@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoft.distributed import Replicas
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError, ZoftWarning
+from zoft.estimators import num_shares
 from zoft.parameters import select
-from zoft.replay_log import ReplayLog, check_base, make_header
+from zoft.replay_log import ReplayLog, check_base, describe, fingerprint, hashes, make_header
 from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
 
 
@@ -72,6 +74,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 f"param_groups hold {len(group_of)} parameters, {len(set(group_of) & selected)} of which are among "
                 f"the {len(selected)} that include/exclude select; they must be the same."
             )
+        self.replicas = Replicas.current(config.query_parallel_size)
         self.engine = ZOEngine(
             model,
             config,
@@ -79,7 +82,16 @@ class ZOOptimizer(torch.optim.Optimizer):
             [group_of[id(t.parameter)] for t in trainables],
             [group["weight_decay"] for group in self.param_groups],
         )
+        shares = num_shares(self.engine.method.estimator.points(0))
+        if shares < config.query_parallel_size:
+            raise ConfigError(
+                f"query_parallel_size={config.query_parallel_size} processes cannot share a step of method "
+                f"{config.method!r}, which has {shares} part(s): raise num_queries (--zo_num_queries) or lower "
+                "query_parallel_size."
+            )
         self.last_record: StepRecord | None = None
+        self._evaluated = 0  # steps, as opposed to those repeated from a log
+        self._logged: list[StepRecord] = []
         self._log: ReplayLog | None = None
         # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
         # gradient clipping never sees it. float64, so that micro-batches sum without loss.
@@ -103,7 +115,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         """
         recorded = self.recorded
         if recorded is None:
-            estimate = self.engine.estimate(loss_fn)
+            estimate = self.engine.estimate(loss_fn, self.replicas.share)
         else:
             estimate = Estimate(recorded.loss, (0.0,) * self.engine.num_scalars)
         device = self.param_groups[0]["params"][0].device
@@ -136,7 +148,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         lrs = [float(group["lr"]) for group in self.param_groups]
         record = self.recorded
         if record is None:
-            record = self.engine.record(self._total(closure), lrs)
+            self._check_replicas()
+            record = self.engine.record(self.replicas.mean(self._total(closure)), lrs)
             if self._log is not None:
                 self._log.append(record)
         elif record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
@@ -159,7 +172,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _total(self, closure: Callable[[], Any] | None) -> list[float]:
         if closure is not None:
-            estimate = self.engine.estimate(closure)
+            estimate = self.engine.estimate(closure, self.replicas.share)
             return [*estimate.scalars, estimate.loss]
         if self._scalars.grad is None:
             raise ConfigError(
@@ -168,6 +181,24 @@ class ZOOptimizer(torch.optim.Optimizer):
             )
         total: list[float] = self._scalars.grad.tolist()
         return total
+
+    def _check_replicas(self) -> None:
+        """At this object's first step, and every ``replica_check_steps`` steps: are all processes still the same?"""
+        self._evaluated += 1
+        if self.replicas.size == 1 or (self._evaluated - 1) % self.engine.config.replica_check_steps:
+            return
+        trainables = self.engine.trainables
+        if self._evaluated == 1:
+            settings = {k: repr(v) for k, v in describe(self.engine).items()}
+            self.replicas.check_same(settings, "settings", "Start every process with the same recipe and flags.")
+        if any(t.slot.is_sharded for t in trainables):
+            return  # the processes hold different parts
+        self.replicas.check_same(
+            fingerprint(self.engine.model) if self._evaluated == 1 else hashes({t.name: t.slot for t in trainables}),
+            f"weights before step {self.engine.step}",
+            "Load the same checkpoint in every process, with the same seed for what is freshly initialised, and change "
+            "weights nowhere but in the optimizer's step.",
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Called by torch while the optimizer is made; afterwards the groups are fixed.
@@ -196,7 +227,8 @@ class ZOOptimizer(torch.optim.Optimizer):
                 ZoftWarning,
                 stacklevel=2,
             )
-        self._log = ReplayLog.create(path, make_header(self.engine))
+        header = make_header(self.engine)
+        self._keep(lambda: ReplayLog.create(path, header))
 
     def resume_log(self, path: str | os.PathLike[str]) -> int:
         """Go on with an interrupted run's log.
@@ -210,29 +242,38 @@ class ZOOptimizer(torch.optim.Optimizer):
         Raises:
             ReplayError: If the log is of another run: other base weights, parameters, groups or settings.
         """
-        log = ReplayLog.open(path)
-        if len(log.records) < self.engine.step:
+        header = self._keep(lambda: ReplayLog.open(path))
+        if len(self._logged) < self.engine.step:
             raise ReplayError(
-                f"the log at {Path(path)} ends at step {len(log.records)}, before this checkpoint's step "
+                f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
                 f"{self.engine.step}."
             )
-        mine = make_header(self.engine) if self.engine.step == 0 else {**make_header(self.engine), "base": None}
-        for key, value in log.header.items():
-            if key == "base":
-                if self.engine.step == 0:
-                    check_base(self.engine.model, value)
-            elif _identity(key, value) != _identity(key, mine[key]):
+        for key, mine in describe(self.engine).items():
+            if header[key] != mine:
                 raise ReplayError(
-                    f"the log at {Path(path)} was made with {key} = {_difference(value, mine[key])}. Go on with the "
+                    f"the log at {Path(path)} was made with {key} = {_difference(header[key], mine)}. Go on with the "
                     "settings of the interrupted run, or start in another output_dir."
                 )
-        if self.last_record is not None and not _same(self.last_record, log.records[self.last_record.step]):
+        if self.engine.step == 0:
+            check_base(self.engine.model, header["base"])
+        if self.last_record is not None and not _same(self.last_record, self._logged[self.last_record.step]):
             raise ReplayError(
                 f"the log at {Path(path)} is of another run than this checkpoint: its step {self.last_record.step} "
                 "differs. Resume where checkpoint and log belong together, or start in another output_dir."
             )
-        self._log = log
-        return len(log.records)
+        return len(self._logged)
+
+    def _keep(self, opened: Callable[[], ReplayLog]) -> dict[str, Any]:
+        """Let the first process open the log; all learn its header and its records. Returns the header."""
+        logs = []
+
+        def read() -> tuple[dict[str, Any], list[StepRecord]]:
+            logs.append(opened())
+            return logs[0].header, logs[0].records
+
+        header, self._logged = self.replicas.from_first(read)
+        self._log = logs[0] if logs else None
+        return header
 
     @property
     def log(self) -> ReplayLog | None:
@@ -242,9 +283,7 @@ class ZOOptimizer(torch.optim.Optimizer):
     @property
     def recorded(self) -> StepRecord | None:
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
-        if self._log is None or self.engine.step >= len(self._log.records):
-            return None
-        return self._log.records[self.engine.step]
+        return self._logged[self.engine.step] if self.engine.step < len(self._logged) else None
 
     def close_log(self) -> None:
         """Flush the replay log to the disk."""
@@ -273,10 +312,6 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.last_record = None if last is None else StepRecord(*last)
 
 
-# Settings that do not change what a step does to the weights may differ between a run and its resumption.
-_FREE = ("placement", "scratch_mib", "force", "nonfinite", "include", "exclude")
-
-
 def _check_rates(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         if not 0.0 <= group[name] < float("inf"):
@@ -288,13 +323,9 @@ def _same(a: StepRecord, b: StepRecord) -> bool:
     return (a.step, a.scalars, a.lrs, a.skipped) == (b.step, b.scalars, b.lrs, b.skipped)
 
 
-def _identity(key: str, value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in _FREE} if key == "config" else value
-
-
 def _difference(theirs: Any, mine: Any) -> str:
     if isinstance(theirs, dict):
-        keys = [k for k in theirs if theirs[k] != mine.get(k) and k not in _FREE]
+        keys = [k for k in theirs if theirs[k] != mine.get(k)]
         return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
     if isinstance(theirs, list):
         a, b = next((a, b) for a, b in zip_longest(theirs, mine) if a != b)

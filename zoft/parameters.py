@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoft.errors import ConfigError, did_you_mean
+from zoft.storage import Slot, Stored, named_slots
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,21 @@ class Trainable:
     Attributes:
         number: Its place in the run's table; the noise is addressed by it.
         name: Its first name in ``model.named_parameters()``.
-        parameter: The parameter itself. Tied weights are one parameter, hence one z.
+        slot: Where it is. Tied weights are one parameter, hence one z.
     """
 
     number: int
     name: str
-    parameter: nn.Parameter
+    slot: Slot
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What the module holds now: the parameter itself, or what stands for it (see :mod:`zoft.storage`)."""
+        return self.slot.parameter
+
+    def stored(self) -> Stored:
+        """The numbers that this process holds; see :meth:`zoft.storage.Slot.stored`."""
+        return self.slot.stored()
 
 
 def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[Trainable, ...]:
@@ -41,12 +51,12 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
     Raises:
         ConfigError: If a pattern matches nothing or nothing is left to train.
     """
-    names: dict[int, list[str]] = {}
-    parameters: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-        parameters[id(parameter)] = parameter
-    everything = [name for aliases in names.values() for name in aliases]
+    aliases_of: dict[object, list[str]] = {}
+    slots: dict[object, Slot] = {}
+    for name, slot in named_slots(model).items():
+        aliases_of.setdefault(slot.identity(), []).append(name)
+        slots.setdefault(slot.identity(), slot)
+    everything = [name for aliases in aliases_of.values() for name in aliases]
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(name, pattern) for name in everything):
             raise ConfigError(
@@ -58,21 +68,22 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
         return any(fnmatchcase(name, pattern) for name in aliases for pattern in patterns)
 
     chosen = [
-        (aliases[0], parameters[key])
-        for key, aliases in names.items()
-        if parameters[key].requires_grad
+        (aliases[0], slots[key])
+        for key, aliases in aliases_of.items()
+        if slots[key].parameter.requires_grad
         and (not include or matches(aliases, include))
         and not matches(aliases, exclude)
     ]
     if not chosen:
         raise ConfigError(
             f"no parameter is left to train: include={list(include)}, exclude={list(exclude)}, "
-            f"{sum(p.requires_grad for p in parameters.values())} of {len(parameters)} require a gradient."
+            f"{sum(s.parameter.requires_grad for s in slots.values())} of {len(slots)} require a gradient."
         )
-    for name, parameter in chosen:
-        if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for name, slot in chosen:
+        dtype = slot.parameter.dtype
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             raise ConfigError(
-                f"{name} has dtype {parameter.dtype}; zoft trains float32, bfloat16, float16 and float64. "
+                f"{name} has dtype {dtype}; zoft trains float32, bfloat16, float16 and float64. "
                 f"Exclude it (exclude=['{name}']) or train adapters over it."
             )
-    return tuple(Trainable(number, name, parameter) for number, (name, parameter) in enumerate(chosen))
+    return tuple(Trainable(number, name, slot) for number, (name, slot) in enumerate(chosen))

@@ -14,7 +14,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,22 @@ from zoft.errors import ReplayError
 from zoft.interrupts import uninterrupted
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
+from zoft.storage import Slot, named_slots
 from zoft.types import StepRecord, ZOConfig
 
 FORMAT_VERSION = 1
 _MAGIC = b"ZOFTLOG\n"
+# Settings that say how a step is computed, not what it does to the weights; a resumed run may change them.
+_FREE = (
+    "placement",
+    "scratch_mib",
+    "force",
+    "nonfinite",
+    "include",
+    "exclude",
+    "query_parallel_size",
+    "replica_check_steps",
+)
 _SKIPPED = 1
 
 
@@ -38,17 +50,32 @@ _SKIPPED = 1
 
 
 def fingerprint(model: nn.Module) -> dict[str, str]:
-    """Return ``{parameter name: "dtype[shape] hash"}`` for every parameter of the model, trained or not."""
+    """Return ``{parameter name: "dtype[shape] hash"}`` for every parameter of the model, trained or not.
+
+    Of tied parameters the first name stands for all. If the model is sharded, all processes must call this.
+    """
+    first: dict[object, tuple[str, Slot]] = {}
+    for name, slot in named_slots(model).items():
+        first.setdefault(slot.identity(), (name, slot))
+    return hashes(dict(first.values()))
+
+
+def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
+    """Return the hash of each named weight; see :func:`fingerprint`."""
+
+    def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
+        name, weight = item
+        content = hashlib.blake2b(digest_size=16)
+        for part in _parts(weight.detach()):
+            content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return name, f"{str(weight.dtype)[6:]}{list(weight.shape)} {content.hexdigest()}"
+
+    weights = ((name, slot.whole()) for name, slot in slots.items())
+    if any(slot.is_sharded for slot in slots.values()):
+        # One at a time: a gathered copy should be gone before the next is made.
+        return dict(map(digest, weights))
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        return dict(pool.map(lambda item: (item[0], digest(item[1])), model.named_parameters()))
-
-
-def digest(parameter: torch.Tensor) -> str:
-    """Return ``"dtype[shape] hash"`` of every bit of one parameter."""
-    content = hashlib.blake2b(digest_size=16)
-    for part in _parts(parameter.detach()):
-        content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return f"{str(parameter.dtype)[6:]}{list(parameter.shape)} {content.hexdigest()}"
+        return dict(pool.map(digest, weights))
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -82,17 +109,21 @@ def check_base(model: nn.Module, expected: dict[str, str]) -> None:
 
 
 def make_header(engine: ZOEngine) -> dict[str, Any]:
-    """Describe a run before its first step: method, parameter table, groups and base weights."""
+    """Return the header of a run's log: its description and, under ``"base"``, its present weights' hashes."""
+    return {**describe(engine), "base": fingerprint(engine.model)}
+
+
+def describe(engine: ZOEngine) -> dict[str, Any]:
+    """Describe what decides a run's updates, beside its scalars: method, parameter table and groups."""
     return {
         "format": FORMAT_VERSION,
         "noise_spec": NOISE_SPEC_VERSION,
-        "config": engine.config.to_dict(),
+        "config": {key: value for key, value in engine.config.to_dict().items() if key not in _FREE},
         "num_scalars": engine.num_scalars,
         "parameters": [
             {"name": t.name, "group": group} for t, group in zip(engine.trainables, engine.group_of, strict=True)
         ],
         "weight_decays": list(engine.weight_decays),
-        "base": fingerprint(engine.model),
     }
 
 
@@ -248,9 +279,9 @@ def replay(model: nn.Module, path: str | os.PathLike[str], upto_step: int | None
 
 def engine_of(model: nn.Module, header: dict[str, Any]) -> ZOEngine:
     """Build the engine that a log's header describes, over a model."""
-    by_name = dict(model.named_parameters(remove_duplicate=False))
+    slots = named_slots(model)
     table: Sequence[dict[str, Any]] = header["parameters"]
-    trainables = [Trainable(number, row["name"], by_name[row["name"]]) for number, row in enumerate(table)]
+    trainables = [Trainable(number, row["name"], slots[row["name"]]) for number, row in enumerate(table)]
     # Placement concerns evaluations only, and a replay has none.
     config = ZOConfig(**{**header["config"], "placement": "snapshot"})
     return ZOEngine(model, config, trainables, [row["group"] for row in table], header["weight_decays"])

@@ -35,6 +35,9 @@ class ZOConfig:
         exclude: Patterns of parameter names to leave alone; wins over ``include``.
         nonfinite: What a NaN or infinite loss does: ``"raise"`` stops the run, ``"skip"`` drops the step.
         scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix.
+        query_parallel_size: With several processes: how many neighbouring ranks share a batch and split a
+            step's queries; 1 is data-parallel, the number of processes is query-parallel.
+        replica_check_steps: With several processes: compare their weights every so many steps, and at the start.
         force: Allow ``inplace`` on 16-bit weights, which it cannot restore exactly.
         method_kwargs: Options of the method's own.
     """
@@ -49,6 +52,8 @@ class ZOConfig:
     exclude: tuple[str, ...] = ()
     nonfinite: str = "raise"
     scratch_mib: int = 64
+    query_parallel_size: int = 1
+    replica_check_steps: int = 100
     force: bool = False
     method_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,8 +68,9 @@ class ZOConfig:
             raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
         if self.num_queries is not None and not _is_count(self.num_queries):
             raise ConfigError(f"num_queries must be an integer >= 1, got {self.num_queries!r}.")
-        if not _is_count(self.scratch_mib):
-            raise ConfigError(f"scratch_mib must be an integer >= 1, got {self.scratch_mib!r}.")
+        for name in ("scratch_mib", "query_parallel_size", "replica_check_steps"):
+            if not _is_count(getattr(self, name)):
+                raise ConfigError(f"{name} must be an integer >= 1, got {getattr(self, name)!r}.")
         for name, allowed in (("placement", PLACEMENTS), ("nonfinite", NONFINITE_POLICIES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")

@@ -247,9 +247,12 @@ def test_parameters_without_effect_are_named() -> None:
 
 
 def test_auto_takes_snapshot_for_few_trainables_and_stream_for_all() -> None:
-    model, _ = make("llama")
-    assert optimizer(model, "auto").engine.placement == "stream"
-    assert optimizer(model, "auto", include=("*norm*",)).engine.placement == "snapshot"
+    for include, placement in ((), "stream"), (("*norm*",), "snapshot"):
+        model, loss_fn = make("llama")
+        opt = optimizer(model, "auto", include=include)
+        assert opt.engine.placement == "auto", "not chosen before the model is in use: it may yet be sharded"
+        opt.engine.estimate(loss_fn)
+        assert opt.engine.placement == placement
 
 
 def test_strided_weights_are_numbered_in_row_major_order() -> None:

@@ -61,7 +61,7 @@ def count_forwards(trainer: Any) -> list[int]:
     def opened(engine: Any) -> None:
         nonlocal estimate
         estimate = engine.estimate
-        engine.estimate = lambda loss_fn: (seen.append(engine.step), estimate(loss_fn))[1]
+        engine.estimate = lambda *args: (seen.append(engine.step), estimate(*args))[1]
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:

@@ -21,13 +21,14 @@ def write_weights(
     rounding: Rounding = "nearest",
     rounding_step: int = 0,
 ) -> None:
-    """Write ``round(decay * base + sum coefficient * z)`` into every parameter.
+    """Write ``round(decay * base + sum coefficient * z)`` into that part of every parameter that is held here.
 
     Args:
         directions: Where z comes from.
         trainables: The parameters to write.
         terms: Scaled directions.
-        bases: Contiguous tensors to start from, one for each parameter; the parameters themselves if None.
+        bases: Contiguous tensors to start from, of the shape of each parameter's ``stored().tensor``; the
+            parameters themselves if None.
         decay: Factor on the base.
         rounding: See :func:`zoft.noise.combine`.
         rounding_step: See :func:`zoft.noise.combine`.
@@ -35,12 +36,15 @@ def write_weights(
     spans = []
     strided: list[tuple[torch.Tensor, torch.Tensor]] = []
     for i, trainable in enumerate(trainables):
-        weight = trainable.parameter.data
+        stored = trainable.stored()
+        weight = stored.tensor
         # Elements are numbered in row-major order, so a strided weight goes through a row-major copy.
         out = weight.contiguous()
         if out is not weight and out.data_ptr() != weight.data_ptr():
             strided.append((weight, out))
-        spans.append(Span(out, out if bases is None else bases[i], trainable.number))
+        base = out if bases is None else bases[i]
+        for (run, start), (from_run, _) in zip(stored.runs(out), stored.runs(base), strict=True):
+            spans.append(Span(run, from_run, trainable.number, start))
     directions.combine(spans, terms, decay=decay, rounding=rounding, rounding_step=rounding_step)
     for weight, out in strided:
         weight.copy_(out)

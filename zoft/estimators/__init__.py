@@ -2,6 +2,7 @@
 
 from zoft.estimators.one_sided import OneSided
 from zoft.estimators.protocol import Estimator, Point
+from zoft.estimators.share import WHOLE, Share, num_shares
 from zoft.estimators.two_sided import TwoSided
 
-__all__ = ["Estimator", "OneSided", "Point", "TwoSided"]
+__all__ = ["WHOLE", "Estimator", "OneSided", "Point", "Share", "TwoSided", "num_shares"]

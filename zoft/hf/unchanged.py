@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from zoft.errors import UnchangedError, ZoftWarning
 from zoft.optim import ZOOptimizer
-from zoft.replay_log import digest
+from zoft.replay_log import hashes
 from zoft.types import StepRecord
 
 
@@ -21,19 +21,25 @@ def check_changed(optimizer: ZOOptimizer, learning_rate: float) -> None:
     Raises:
         UnchangedError: Steps were taken and every trained weight is the one that the run began with.
     """
-    log, engine = optimizer.log, optimizer.engine
-    if log is None or not log.records:
+    engine = optimizer.engine
+
+    def logged() -> tuple[dict[str, str], list[StepRecord]]:
+        log = optimizer.log
+        return ({}, []) if log is None else (log.header["base"], log.records)
+
+    base, records = optimizer.replicas.from_first(logged)  # all processes look, since sharded weights need them all
+    if not records:
         return
-    base = log.header["base"]
-    if any(digest(t.parameter) != base[t.name] for t in engine.trainables):  # nearly always the first differs
+    # One at a time: nearly always the first one differs.
+    if any(hashes({t.name: t.slot})[t.name] != base[t.name] for t in engine.trainables):
         return
     why = why_unchanged(
-        log.records,
+        records,
         engine.method.estimator.projected_grads,
         [t.name for t in engine.trainables],
         engine.config.zo_eps,
     )
-    message = f"no trained weight changed by a single bit in {len(log.records)} steps: {why}"
+    message = f"no trained weight changed by a single bit in {len(records)} steps: {why}"
     if learning_rate:
         raise UnchangedError(message)
     warnings.warn(message, ZoftWarning, stacklevel=3)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from zoft.directions import Directions
-from zoft.errors import PlacementError, ZoftWarning
+from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.parameters import Trainable
 from zoft.placement.inplace import InplacePlacement
 from zoft.placement.protocol import Placement
@@ -36,10 +36,19 @@ class _AutoStream(StreamPlacement):
             return SnapshotPlacement(self._trainables, self._directions)
 
 
+def check_placement(config: ZOConfig, trainables: Sequence[Trainable]) -> None:
+    """Raise ConfigError if the configured placement cannot give weights of these dtypes back."""
+    if config.placement == "inplace" and not config.force:
+        InplacePlacement.check(trainables)
+
+
 def make_placement(
     config: ZOConfig, model: nn.Module, trainables: Sequence[Trainable], directions: Directions
 ) -> Placement:
-    """Build the placement that the configuration names; ``auto`` takes ``snapshot`` where trainables are few.
+    """Build the placement that the configuration names.
+
+    ``auto`` takes ``snapshot`` where trainables are few, and where they are sharded over processes: each process
+    then makes noise for its own shard only, which ``stream``, seeing whole weights, could not.
 
     Args:
         config: The run's configuration.
@@ -48,12 +57,18 @@ def make_placement(
         directions: Where z comes from.
 
     Raises:
-        ConfigError: If the placement cannot be exact for these dtypes.
+        ConfigError: If the placement cannot reach weights that are held in this way.
     """
     if config.placement == "inplace":
-        return InplacePlacement(trainables, directions, force=config.force)
+        return InplacePlacement(trainables, directions)
+    sharded = [t.name for t in trainables if t.slot.is_sharded]
+    if sharded and config.placement == "stream":
+        raise ConfigError(
+            f"placement='stream' does not go with weights that are sharded over processes ({sharded[0]} is a DTensor). "
+            "Use placement='snapshot', which copies and perturbs only each process's shard, or 'auto'."
+        )
     few = sum(t.parameter.numel() for t in trainables) <= _FEW * sum(p.numel() for p in model.parameters())
-    if config.placement == "snapshot" or (config.placement == "auto" and few):
+    if config.placement == "snapshot" or (config.placement == "auto" and (few or sharded)):
         return SnapshotPlacement(trainables, directions)
     stream = _AutoStream if config.placement == "auto" else StreamPlacement
     return stream(model, trainables, directions, scratch_bytes=config.scratch_mib * 2**20)

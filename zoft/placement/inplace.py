@@ -24,17 +24,21 @@ class InplacePlacement:
 
     name = "inplace"
 
-    def __init__(self, trainables: Sequence[Trainable], directions: Directions, *, force: bool) -> None:
+    def __init__(self, trainables: Sequence[Trainable], directions: Directions) -> None:
+        self._trainables = trainables
+        self._directions = directions
+        self._offset: dict[tuple[int, int], float] = {}
+
+    @staticmethod
+    def check(trainables: Sequence[Trainable]) -> None:
+        """Raise ConfigError if moving these weights there and back changes them."""
         short = [t for t in trainables if t.parameter.dtype in (torch.bfloat16, torch.float16)]
-        if short and not force:
+        if short:
             raise ConfigError(
                 f"placement='inplace' cannot give 16-bit weights back ({short[0].name} is {short[0].parameter.dtype}): "
                 "they drift by 17% in 2,000 steps that change nothing. Use placement='stream' or 'snapshot', "
                 "or force=True (--zo_force) to reproduce MeZO as published."
             )
-        self._trainables = trainables
-        self._directions = directions
-        self._offset: dict[tuple[int, int], float] = {}
 
     def _move(self, target: dict[tuple[int, int], float]) -> None:
         addresses = dict.fromkeys((*self._offset, *target))

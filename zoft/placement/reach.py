@@ -40,7 +40,7 @@ class _Probe:
     """A change of the weights that is its own inverse on large tensors; quacks like ``Directions``."""
 
     def __init__(self, trainables: Sequence[Trainable]) -> None:
-        self.small = [t for t in trainables if _is_small(t.parameter.data)]
+        self.small = [t for t in trainables if _is_small(t.stored().tensor)]
         self.small_numbers = {t.number for t in self.small}
 
     def changed(self, base: torch.Tensor, parameter: int, start: int) -> torch.Tensor:
@@ -79,8 +79,8 @@ def _is_small(weight: torch.Tensor) -> bool:
 
 @contextmanager
 def _moved(probe: _Probe, trainables: Sequence[Trainable]) -> Iterator[None]:
-    saved = [(t.parameter.data, t.parameter.data.clone(), t.number) for t in probe.small]
-    large = [t.parameter.data for t in trainables if t.number not in probe.small_numbers]
+    saved = [(t.stored().tensor, t.stored().tensor.clone(), t.number) for t in probe.small]
+    large = [t.stored().tensor for t in trainables if t.number not in probe.small_numbers]
 
     def flip() -> None:
         for weight in large:

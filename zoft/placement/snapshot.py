@@ -26,12 +26,12 @@ class SnapshotPlacement:
     @contextmanager
     def session(self) -> Iterator[None]:
         """See :class:`zoft.placement.Placement`."""
-        self._saved = [t.parameter.data.clone(memory_format=torch.contiguous_format) for t in self._trainables]
+        self._saved = [t.stored().tensor.clone(memory_format=torch.contiguous_format) for t in self._trainables]
         try:
             yield
         finally:
             for trainable, saved in zip(self._trainables, self._saved, strict=True):
-                trainable.parameter.data.copy_(saved)
+                trainable.stored().tensor.copy_(saved)
             self._saved = []
 
     @contextmanager

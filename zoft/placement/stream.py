@@ -10,9 +10,9 @@ are perturbed, so the scratch stays small.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from zoft.directions import Directions
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
@@ -46,36 +47,44 @@ class StreamPlacement:
         self._scratch_bytes = scratch_bytes
         self._rings: dict[tuple[int, torch.device, torch.dtype], _Ring] = {}
         self._depth = 0
-        self._active: set[int] = set()
+        self._active: set[int] = set()  # ids of the parameters that are swapped at this moment
         self._terms: Sequence[Term] = ()
         self._called: set[nn.Module] = set()
         self._model = model
         self._trainables = trainables
-        by_id = {id(t.parameter): t for t in trainables}
-        self._owners: list[tuple[nn.Module, list[Trainable]]] = []
-        for module in model.modules():
-            # Containers of parameters have no forward; what they hold is read by the module around them.
-            holders = [module, *(child for child in module.children() if isinstance(child, _CONTAINERS))]
-            owned = {id(p): by_id[id(p)] for h in holders for p in h.parameters(recurse=False) if id(p) in by_id}
-            if owned and not isinstance(module, _CONTAINERS):
-                self._owners.append((module, list(owned.values())))
+        # Tied weights have several owners. Which parameter object an owner holds may differ from one forward to the
+        # next (offloading), so it is looked up by its name there.
+        trained = {t.slot.identity(): t for t in trainables}
+        # Containers of parameters have no forward; what they hold is read by the module around them.
+        readers: dict[nn.Module, nn.Module] = {
+            child: module for module in model.modules() for child in module.children() if isinstance(child, _CONTAINERS)
+        }
+        owners: dict[nn.Module, dict[Slot, Trainable]] = {}
+        for slot in named_slots(model).values():
+            trainable = trained.get(slot.identity())
+            if trainable is not None:
+                owners.setdefault(readers.get(slot.module, slot.module), {})[slot] = trainable
+        self._owners = list(owners.items())
 
     # --- the placement protocol -------------------------------------------------------------------------
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """See :class:`zoft.placement.Placement`."""
-        before = [(module, module.__dict__.get("forward")) for module, _ in self._owners]
+        # Accelerate's hooks fetch offloaded weights before they call the forward that they have put by.
+        owners = self._owners
+        wrapped = [(module, "_old_forward" if "_old_forward" in module.__dict__ else "forward") for module, _ in owners]
+        before = [module.__dict__.get(name) for module, name in wrapped]
         try:
-            for module, owned in self._owners:
-                module.__dict__["forward"] = self._wrapped(module, owned)
+            for (module, name), (_, owned) in zip(wrapped, owners, strict=True):
+                module.__dict__[name] = self._wrapped(module, getattr(module, name), owned)
             yield
         finally:
-            for module, forward in before:
+            for (module, name), forward in zip(wrapped, before, strict=True):
                 if forward is None:
-                    module.__dict__.pop("forward", None)
+                    module.__dict__.pop(name, None)
                 else:
-                    module.__dict__["forward"] = forward
+                    module.__dict__[name] = forward
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
@@ -95,20 +104,21 @@ class StreamPlacement:
 
     def uncalled(self) -> list[str]:
         """Names of parameters whose owners' forwards have not run since this object was made."""
-        reached = {t.number for module, owned in self._owners if module in self._called for t in owned}
+        reached = {t.number for module, owned in self._owners if module in self._called for t in owned.values()}
         return [t.name for t in self._trainables if t.number not in reached]
 
     # --- one module's forward ---------------------------------------------------------------------------
 
-    def _wrapped(self, module: nn.Module, owned: list[Trainable]) -> Callable[..., Any]:
-        original = module.forward
-
+    def _wrapped(
+        self, module: nn.Module, original: Callable[..., Any], owned: dict[Slot, Trainable]
+    ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._called.add(module)
             if not self._terms:
                 return original(*args, **kwargs)
+            uses = {id(parameter): _Use(parameter, owned[slot]) for slot, parameter in _held(owned)}
             # A tied parameter may be swapped already, by a module around this one.
-            whole, sliced = self._split(module, [t for t in owned if t.number not in self._active])
+            whole, sliced = self._split(module, [use for key, use in uses.items() if key not in self._active])
             with self._swapped(whole) as buffers:
                 if sliced:
                     with _Sliced(self, sliced):
@@ -119,40 +129,38 @@ class StreamPlacement:
 
         return forward
 
-    def _split(self, module: nn.Module, owned: list[Trainable]) -> tuple[list[Trainable], list[Trainable]]:
+    def _split(self, module: nn.Module, uses: list[_Use]) -> tuple[list[_Use], list[_Use]]:
         """Part the module's parameters into those swapped whole and those perturbed where they are used."""
         if not isinstance(module, (nn.Linear, nn.Embedding)):
-            return owned, []
+            return uses, []
         weight = module.weight
         block = self.block_bytes(weight.device)
         limit = block if isinstance(module, nn.Linear) else 0
         if weight.numel() * weight.element_size() <= limit:
-            return owned, []
-        return [t for t in owned if t.parameter is not weight], [t for t in owned if t.parameter is weight]
+            return uses, []
+        return [use for use in uses if use.parameter is not weight], [use for use in uses if use.parameter is weight]
 
     def block_bytes(self, device: torch.device) -> int:
         """Size in bytes up to which a matrix, or a block of its rows, is perturbed at once."""
         return min(self._scratch_bytes, _CPU_BLOCK_BYTES) if device.type == "cpu" else self._scratch_bytes
 
     @contextmanager
-    def _swapped(self, owned: Sequence[Trainable]) -> Iterator[list[torch.Tensor]]:
-        saved = [(t.parameter, t.parameter.data) for t in owned]
-        spans, buffers = self._perturb(owned, [weight for _, weight in saved])
+    def _swapped(self, uses: Sequence[_Use]) -> Iterator[list[torch.Tensor]]:
+        weights = [use.parameter.data for use in uses]
+        spans, buffers = self._perturb(uses, weights)
         self._depth += 1
-        self._active.update(t.number for t in owned)
+        self._active.update(id(use.parameter) for use in uses)
         try:
-            for (parameter, _), span in zip(saved, spans, strict=True):
-                parameter.data = span.out
+            for use, span in zip(uses, spans, strict=True):
+                use.parameter.data = span.out
             yield buffers
         finally:
-            for parameter, weight in saved:
-                parameter.data = weight
-            self._active.difference_update(t.number for t in owned)
+            for use, weight in zip(uses, weights, strict=True):
+                use.parameter.data = weight
+            self._active.difference_update(id(use.parameter) for use in uses)
             self._depth -= 1
 
-    def _perturb(
-        self, owned: Sequence[Trainable], weights: Sequence[torch.Tensor]
-    ) -> tuple[list[Span], list[torch.Tensor]]:
+    def _perturb(self, uses: Sequence[_Use], weights: Sequence[torch.Tensor]) -> tuple[list[Span], list[torch.Tensor]]:
         sizes: dict[tuple[torch.device, torch.dtype], int] = {}
         places = []
         for weight in weights:
@@ -161,10 +169,10 @@ class StreamPlacement:
             sizes[kind] = places[-1] + _aligned(weight.numel())
         buffers = {kind: self.scratch(size, *kind) for kind, size in sizes.items()}
         spans = []
-        for trainable, weight, place in zip(owned, weights, places, strict=True):
+        for use, weight, place in zip(uses, weights, places, strict=True):
             buffer = buffers[weight.device, weight.dtype]
             out = buffer[place : place + weight.numel()].view(weight.shape)
-            spans.append(Span(out, weight.contiguous(), trainable.number))
+            spans.append(Span(out, weight.contiguous(), use.trainable.number))
         if spans:
             self._directions.combine(spans, self._terms)
         return spans, list(buffers.values())
@@ -232,6 +240,17 @@ class StreamPlacement:
         return out
 
 
+class _Use(NamedTuple):
+    """A parameter as one module holds it during one forward, and whose values it has."""
+
+    parameter: nn.Parameter
+    trainable: Trainable
+
+
+def _held(slots: Iterable[Slot]) -> list[tuple[Slot, nn.Parameter]]:
+    return [(s, parameter) for s in slots if (parameter := s.module._parameters[s.attribute]) is not None]
+
+
 def _aligned(numel: int) -> int:
     """Round a number of elements up, so that what follows starts on a cache line."""
     return -(-numel // _ALIGN) * _ALIGN
@@ -257,10 +276,10 @@ class _Sliced(TorchFunctionMode):
     Works on the use, not on the module's class, so subclasses that scale, shift or cast around it are right.
     """
 
-    def __init__(self, stream: StreamPlacement, trainables: Sequence[Trainable]) -> None:
+    def __init__(self, stream: StreamPlacement, uses: Sequence[_Use]) -> None:
         super().__init__()
         self._stream = stream
-        self._by_id = {id(t.parameter): t for t in trainables}
+        self._by_id = {id(use.parameter): use.trainable for use in uses}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

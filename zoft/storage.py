@@ -1,0 +1,178 @@
+"""Where a weight's numbers really are: in its module, on another process, in RAM, or in a file.
+
+Usually a module's parameter is the weight. Two things that others do to a model change that. FSDP2 and tensor
+parallelism replace a parameter by a ``DTensor``, of which this process holds a part. Accelerate's offloading
+leaves an empty parameter on the device ``meta`` and keeps the numbers in RAM or in a file, from where its hooks
+fetch them for the length of one forward.
+
+So a weight is addressed by the module that owns it and looked up when it is needed: see :class:`Slot`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from zoft.errors import ConfigError
+
+
+class Stored(NamedTuple):
+    """The part of a weight that this process holds.
+
+    Attributes:
+        tensor: The part's numbers; writing here changes the weight.
+        shape: Shape of the whole weight.
+        offset: Index, in the whole weight, of the part's first element.
+    """
+
+    tensor: torch.Tensor
+    shape: torch.Size
+    offset: tuple[int, ...]
+
+    def runs(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, int]]:
+        """Cut a tensor of this part's shape into runs of consecutive elements of the whole weight.
+
+        Args:
+            tensor: Row-major, of the shape of ``self.tensor``.
+
+        Returns:
+            ``(run, start)``: views of ``tensor``, with the row-major number of each one's first element.
+        """
+        if tensor.shape[1:] == self.shape[1:]:
+            return [(tensor, self.offset[0] * math.prod(self.shape[1:]) if self.offset else 0)]
+        # Columns of a matrix: each row is a run of its own.
+        (first_row, first_column), width = self.offset, self.shape[1]
+        return [(row, (first_row + number) * width + first_column) for number, row in enumerate(tensor)]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter's place in its model.
+
+    Attributes:
+        module: The module that owns it.
+        attribute: Its name there.
+        keeper: The Accelerate hook that keeps the numbers outside the module, if there is one.
+        key: The parameter's name in that hook's ``weights_map``.
+    """
+
+    module: nn.Module
+    attribute: str
+    keeper: Any = None
+    key: str = ""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter that the module holds at this moment."""
+        parameter = self.module._parameters[self.attribute]
+        assert parameter is not None
+        return parameter
+
+    def stored(self) -> Stored:
+        """Look up the numbers.
+
+        Raises:
+            ConfigError: If they are kept in a way in which they cannot be changed in place.
+        """
+        parameter = self.parameter
+        if self.keeper is not None:
+            tensor = _kept(self.keeper.weights_map, self.key)
+            return Stored(tensor, tensor.shape, (0,) * tensor.ndim)
+        if isinstance(parameter, DTensor):
+            shape, offset = compute_local_shape_and_global_offset(
+                parameter.shape, parameter.device_mesh, parameter.placements
+            )
+            if shape[1:] != parameter.shape[1:] and parameter.ndim != 2:
+                raise ConfigError(
+                    f"{self.attribute} of {type(self.module).__name__}, of shape {list(parameter.shape)}, is sharded "
+                    f"as {parameter.placements}; zoft trains weights sharded by their first dimension, and matrices "
+                    "sharded by either."
+                )
+            return Stored(parameter.to_local().detach(), parameter.shape, offset)
+        return Stored(parameter.data, parameter.shape, (0,) * parameter.ndim)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this process may hold only a part."""
+        return isinstance(self.parameter, DTensor)
+
+    def whole(self) -> torch.Tensor:
+        """Return all of the weight, for reading; of a sharded one a copy, for which all processes must ask."""
+        parameter = self.parameter
+        return parameter.full_tensor().detach() if isinstance(parameter, DTensor) else self.stored().tensor
+
+    def identity(self) -> object:
+        """Return something that is equal for two slots if and only if they hold the same weight (tied weights)."""
+        if self.keeper is None:
+            return id(self.parameter)
+        tensor = self.stored().tensor
+        return (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+
+def named_slots(model: nn.Module) -> dict[str, Slot]:
+    """Return the slot of every parameter, under each of its names, in the order of ``named_parameters()``."""
+    slots = {}
+    for path, module, keeper, prefix in _walk(model, "", None, ""):
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{path}.{attribute}" if path else attribute
+                key = f"{prefix}{attribute}" if keeper is not None else ""
+                slots[name] = Slot(module, attribute, keeper, key)
+    return slots
+
+
+def _walk(module: nn.Module, path: str, keeper: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Any, str]]:
+    """Yield every module with its path, the hook that keeps its weights, and their prefix in the hook's map."""
+    own = _offloading_hook(module)
+    if own is not None:
+        keeper, prefix = own, ""
+    yield path, module, keeper, prefix
+    # A hook keeps the weights of the modules inside only if it was told to.
+    inner = keeper if keeper is not None and keeper.place_submodules else None
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, f"{path}.{name}" if path else name, inner, f"{prefix}{name}." if inner else "")
+
+
+def _offloading_hook(module: nn.Module) -> Any:
+    """Return the hook by which Accelerate keeps this module's weights elsewhere, or None."""
+    attached = module.__dict__.get("_hf_hook")
+    if attached is None:
+        return None
+    from accelerate.hooks import AlignDevicesHook, SequentialHook
+
+    hooks = attached.hooks if isinstance(attached, SequentialHook) else [attached]
+    return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)
+
+
+def _kept(weights: Mapping[str, Any], key: str) -> torch.Tensor:
+    """Return the tensor behind an entry of a hook's ``weights_map``, such that writing to it changes the entry."""
+    from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+
+    while isinstance(weights, PrefixedDataset):
+        key, weights = f"{weights.prefix}{key}", weights.dataset
+    if not isinstance(weights, OffloadedWeightsLoader) or key in weights.state_dict:
+        tensor = weights[key]
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+    entry = weights.index[key]
+    if "safetensors_file" in entry:
+        raise ConfigError(
+            f"{key} is offloaded to {entry['safetensors_file']}, the checkpoint itself, which training would change. "
+            "Load the model into RAM and offload it with accelerate.disk_offload or cpu_offload, or keep it frozen."
+        )
+    dtype = getattr(torch, entry["dtype"])
+    # NumPy has no bfloat16; Accelerate stores its bits.
+    kind = "int16" if dtype is torch.bfloat16 else entry["dtype"]
+    path = os.path.join(weights.save_folder, f"{key}.dat")
+    file = np.memmap(path, dtype=kind, mode="r+", shape=tuple(entry["shape"]))
+    return torch.from_numpy(file).view(dtype)
