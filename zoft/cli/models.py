@@ -122,8 +122,8 @@ def _from_pretrained(
             dtype=dtype,
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=arguments.trust_remote_code,
-            quantization_config=quantization(arguments),
             output_loading_info=True,
+            **quantization(arguments),
         )
     except ValueError as error:  # an architecture without this head, an unknown attention, remote code not trusted
         raise ConfigError(f"{name!r} could not be loaded as a {task_kind} language model: {error}") from error

@@ -17,31 +17,32 @@ from zoft.errors import ConfigError
 __all__ = ["quantization"]
 
 
-def quantization(arguments: ModelArguments) -> Any:
-    """Return the ``quantization_config`` for ``from_pretrained``; None for weights as they are.
+def quantization(arguments: ModelArguments) -> dict[str, Any]:
+    """Return what to pass to ``from_pretrained``; nothing for weights as they are.
 
     Raises:
         ConfigError: What does it on this machine is not installed, or nothing does.
     """
     if not arguments.is_quantised:
-        return None
+        return {}  # not a None, with which a checkpoint that is quantised already would not be read as such
     if torch.cuda.is_available():
         _need("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
-        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_8bit=arguments.load_in_8bit,
             load_in_4bit=arguments.load_in_4bit,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+        return {"quantization_config": config}
     if arguments.load_in_4bit:
         raise ConfigError("load_in_4bit needs a CUDA device, and there is none; use load_in_8bit")
     _need("torchao")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
 
 def _need(package: str) -> None:
