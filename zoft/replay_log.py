@@ -14,7 +14,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from zoft.errors import ReplayError
 from zoft.interrupts import uninterrupted
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
-from zoft.storage import Slot, named_slots
+from zoft.storage import Slot, named_slots, plain_parts
 from zoft.types import StepRecord, ZOConfig
 
 FORMAT_VERSION = 1
@@ -66,7 +66,7 @@ def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
     def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
         name, weight = item
         content = hashlib.blake2b(digest_size=16)
-        for part in _parts(weight.detach()):
+        for part in plain_parts(weight.detach()):
             content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return name, f"{str(weight.dtype)[6:]}{list(weight.shape)} {content.hexdigest()}"
 
@@ -76,17 +76,6 @@ def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
         return dict(map(digest, weights))
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         return dict(pool.map(digest, weights))
-
-
-def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The plain tensors that hold the data: several where a subclass (a quantised weight) wraps them."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        yield tensor
-        return
-    names, _ = flatten()
-    for name in names:
-        yield from _parts(getattr(tensor, name))
 
 
 def check_base(model: nn.Module, expected: dict[str, str]) -> None:

@@ -130,6 +130,17 @@ def named_slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
+def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors that hold the numbers: several where a subclass (a quantised weight) wraps them."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    names, _ = flatten()
+    for name in names:
+        yield from plain_parts(getattr(tensor, name))
+
+
 def _walk(module: nn.Module, path: str, keeper: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Any, str]]:
     """Yield every module with its path, the hook that keeps its weights, and their prefix in the hook's map."""
     own = _offloading_hook(module)

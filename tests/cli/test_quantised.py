@@ -140,6 +140,12 @@ def test_quantised_weights_themselves_are_not_trained(base: str) -> None:
         load_model_and_tokenizer(ModelArguments(base, load_in_4bit=True), adapter=AdapterArguments(use_peft=True))
 
 
+def test_a_quantised_weight_that_asks_to_be_trained_is_named(base: str) -> None:
+    model = quantised(base).requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"q_proj\.weight is quantised, so it cannot be trained"):
+        zoft.ZOOptimizer(model, 1e-3)
+
+
 def test_a_checkpoint_that_is_quantised_already_needs_an_adapter_too(base: str, tmp_path: Path) -> None:
     quantised(base).save_pretrained(tmp_path)
     shutil.copytree(base, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))

@@ -131,6 +131,12 @@ class AdapterArguments:
         if self.num_virtual_tokens < 1:
             raise ConfigError(f"num_virtual_tokens must be >= 1, got {self.num_virtual_tokens}")
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens the adapter puts before each input."""
+        has_some = self.use_peft and self.peft_type in ("prefix_tuning", "prompt_tuning")
+        return self.num_virtual_tokens if has_some else 0
+
 
 @dataclass
 class DataArguments:

@@ -56,7 +56,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     output_dir.mkdir(parents=True, exist_ok=True)
     dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
     if parsed.get(AdapterArguments).use_peft:
-        start_adapter(model, output_dir, resume=options.resume)
+        start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
 
@@ -142,13 +142,13 @@ def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
     return model if parsed.get(ModelArguments).is_quantised else model.to(args.device), tokenizer
 
 
-def start_adapter(model: Any, output_dir: Path, *, resume: bool) -> None:
+def start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
     """Keep where the adapter starts from for replays; a resumed run starts where it started the first time."""
     from zoft.cli.adapters import START, keep_start, recall_start
 
     if resume and (output_dir / START).is_dir():
         recall_start(model, output_dir)
-    else:
+    elif keep:
         keep_start(model, output_dir)
 
 
@@ -173,7 +173,7 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
         max_eval_samples=data.max_eval_samples,
     )
     splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
-    encoder = PromptEncoder(task, tokenizer, data.max_length)
+    encoder = PromptEncoder(task, tokenizer, data.max_length, reserved=parsed.get(AdapterArguments).virtual_tokens)
     train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
     _say(
         f"{len(train)} training rows, {len(evaluation)} held-out rows; "
