@@ -114,7 +114,7 @@ def merge(model: torch.nn.Module) -> PreTrainedModel:
     plain: Any = model.merge_and_unload()
     embeddings, head = plain.get_input_embeddings(), plain.get_output_embeddings()
     if head is not None and head.weight is not embeddings.weight:
-        # One of a tied pair was trained alone: tied again on loading, it would be lost.
+        # One of a tied pair was trained alone. Whoever trusts the config would tie the two again on loading.
         plain.config.tie_word_embeddings = False
     return plain  # type: ignore[no-any-return]
 

@@ -33,7 +33,7 @@ def quantization(arguments: ModelArguments) -> dict[str, Any]:
             load_in_8bit=arguments.load_in_8bit,
             load_in_4bit=arguments.load_in_4bit,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=torch.bfloat16 if arguments.dtype == "auto" else getattr(torch, arguments.dtype),
         )
         return {"quantization_config": config}
     if arguments.load_in_4bit:
