@@ -111,12 +111,7 @@ def merge(model: torch.nn.Module) -> PreTrainedModel:
             "merge_adapter: merging into a quantised base would round the adapter away. Save the adapter, load the "
             "base unquantised, put the adapter over it with PeftModel.from_pretrained, and merge there"
         )
-    plain: Any = model.merge_and_unload()
-    embeddings, head = plain.get_input_embeddings(), plain.get_output_embeddings()
-    if head is not None and head.weight is not embeddings.weight:
-        # One of a tied pair was trained alone. Whoever trusts the config would tie the two again on loading.
-        plain.config.tie_word_embeddings = False
-    return plain  # type: ignore[no-any-return]
+    return model.merge_and_unload()  # type: ignore[no-any-return]
 
 
 def _check_names(model: PreTrainedModel, arguments: AdapterArguments) -> None:
