@@ -17,6 +17,7 @@ from zoft.method import build_method
 from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.placement import Placement, check_placement, make_placement
+from zoft.storage import reshard
 from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
 
 
@@ -50,6 +51,8 @@ class ZOEngine:
         self._placement: Placement | None = None
         self._faults: list[str] = []
         check_placement(self.config, self.trainables)
+        for trainable in self.trainables:
+            trainable.stored()  # says so if it cannot be written
 
     @property
     def placement(self) -> str:
@@ -76,7 +79,8 @@ class ZOEngine:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
         losses = []
-        loss_fn = _checked(loss_fn)
+        loss_fn = self._checked(loss_fn)
+        reshard(self.model)
         with _evaluating(self.model), torch.no_grad():
             if self._placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
@@ -97,6 +101,26 @@ class ZOEngine:
                         break
                     losses.append(loss * share.count)
         return self.method.estimator.estimate(losses)
+
+    def _checked(self, loss_fn: LossFn) -> LossFn:
+        """Check what the user's closure returns.
+
+        Also keeps copies of the weights (autocast's in 16 bits, FSDP's gathered ones) from outliving one evaluation.
+        """
+
+        def evaluate() -> torch.Tensor:
+            torch.clear_autocast_cache()
+            try:
+                loss = loss_fn()
+            finally:
+                torch.clear_autocast_cache()
+                reshard(self.model)
+            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
+            return loss.detach()
+
+        return evaluate
 
     def record(self, total: Sequence[float], lrs: Sequence[float]) -> StepRecord:
         """Make the current step's record from its summed estimates.
@@ -141,6 +165,7 @@ class ZOEngine:
                 f"the record has {len(record.scalars)} scalars and {len(record.lrs)} learning rates; this method "
                 f"and its groups have {self.num_scalars} and {len(self.weight_decays)}."
             )
+        reshard(self.model)
         with uninterrupted():
             if not record.skipped:
                 gradient = self.method.update.gradient(record.step, record.scalars)
@@ -172,26 +197,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _checked(loss_fn: LossFn) -> LossFn:
-    """Check what the user's closure returns.
-
-    Also keeps autocast's 16-bit copies of weights from outliving the weights of one evaluation.
-    """
-
-    def evaluate() -> torch.Tensor:
-        torch.clear_autocast_cache()
-        try:
-            loss = loss_fn()
-        finally:
-            torch.clear_autocast_cache()
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
-        return loss.detach()
-
-    return evaluate
 
 
 def _float32(values: Sequence[float]) -> list[float]:

@@ -27,7 +27,7 @@ from zoft.errors import ReplayError
 from zoft.interrupts import uninterrupted
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
-from zoft.storage import Slot, named_slots, plain_parts
+from zoft.storage import Slot, named_slots, plain_parts, reshard
 from zoft.types import StepRecord, ZOConfig
 
 FORMAT_VERSION = 1
@@ -54,6 +54,7 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
 
     Of tied parameters the first name stands for all. If the model is sharded, all processes must call this.
     """
+    reshard(model)
     first: dict[object, tuple[str, Slot]] = {}
     for name, slot in named_slots(model).items():
         first.setdefault(slot.identity(), (name, slot))

@@ -11,14 +11,15 @@ So a weight is addressed by the module that owns it and looked up when it is nee
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -85,7 +86,7 @@ class Slot:
         """
         parameter = self.parameter
         if self.keeper is not None:
-            tensor = _kept(self.keeper.weights_map, self.key)
+            tensor = self._kept_for_writing()
             return Stored(tensor, tensor.shape, (0,) * tensor.ndim)
         if isinstance(parameter, DTensor):
             shape, offset = compute_local_shape_and_global_offset(
@@ -98,6 +99,11 @@ class Slot:
                     "sharded by either."
                 )
             return Stored(parameter.to_local().detach(), parameter.shape, offset)
+        if parameter.is_meta:
+            raise ConfigError(
+                f"{self.attribute} of {type(self.module).__name__} {list(parameter.shape)} is on the device 'meta' and "
+                "has no numbers. If it is an adapter's, on an offloaded layer: make the adapter first, then offload."
+            )
         return Stored(parameter.data, parameter.shape, (0,) * parameter.ndim)
 
     @property
@@ -107,15 +113,52 @@ class Slot:
 
     def whole(self) -> torch.Tensor:
         """Return all of the weight, for reading; of a sharded one a copy, for which all processes must ask."""
+        if self.keeper is not None:
+            weights, key = _entry(self.keeper.weights_map, self.key)
+            tensor: torch.Tensor = weights[key]
+            return tensor
         parameter = self.parameter
-        return parameter.full_tensor().detach() if isinstance(parameter, DTensor) else self.stored().tensor
+        return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
 
     def identity(self) -> object:
         """Return something that is equal for two slots if and only if they hold the same weight (tied weights)."""
         if self.keeper is None:
             return id(self.parameter)
-        tensor = self.stored().tensor
+        weights, key = _entry(self.keeper.weights_map, self.key)
+        file = _file(weights, key)
+        if file is not None:
+            return file
+        tensor = weights[key]
         return (tensor.data_ptr(), tensor.shape, tensor.stride())
+
+    def _kept_for_writing(self) -> torch.Tensor:
+        weights, key = _entry(self.keeper.weights_map, self.key)
+        file = _file(weights, key)
+        if file is None:
+            tensor: torch.Tensor = weights[key]
+            return tensor
+        if file.path.suffix != ".dat":
+            raise ConfigError(
+                f"{key} is offloaded to {file.path}, the checkpoint itself, which training would change. Leave this "
+                "weight frozen, or load the model into RAM and offload it with accelerate.disk_offload or cpu_offload."
+            )
+        entry = weights.index[key]  # type: ignore[attr-defined]
+        dtype = getattr(torch, entry["dtype"])
+        # NumPy has no bfloat16; Accelerate stores its bits.
+        stored_as = "int16" if dtype is torch.bfloat16 else entry["dtype"]
+        memory = np.memmap(file.path, dtype=stored_as, mode="r+", shape=tuple(entry["shape"]))
+        return torch.from_numpy(memory).view(dtype)
+
+
+def reshard(model: nn.Module) -> None:
+    """Put a model's shards in place of the whole weights that FSDP2 may have left there after a forward.
+
+    It leaves the outermost module's weights gathered, for a backward pass that does not come. Until they are let
+    go, the modules hold copies: reading them is right, and changing them, or the shards beneath them, is not.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def named_slots(model: nn.Module) -> dict[str, Slot]:
@@ -127,6 +170,7 @@ def named_slots(model: nn.Module) -> dict[str, Slot]:
                 name = f"{path}.{attribute}" if path else attribute
                 key = f"{prefix}{attribute}" if keeper is not None else ""
                 slots[name] = Slot(module, attribute, keeper, key)
+    _refuse_ties_on_disk(model, slots)
     return slots
 
 
@@ -139,6 +183,18 @@ def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     names, _ = flatten()
     for name in names:
         yield from plain_parts(getattr(tensor, name))
+
+
+def _refuse_ties_on_disk(model: nn.Module, slots: Mapping[str, Slot]) -> None:
+    # What transformers says of its models; in files, and on the device "meta", a tie does not show.
+    for name, other in getattr(model, "all_tied_weights_keys", {}).items():
+        places = [slots[n].identity() for n in (name, other) if n in slots]
+        on_disk = any(isinstance(place, _File) and place.path.suffix == ".dat" for place in places)
+        if on_disk and len(set(places)) == 2:
+            raise ConfigError(
+                f"{name} is tied to {other}, but was offloaded to disk apart from it: training would part them. "
+                "Keep tied weights in RAM: accelerate.cpu_offload, or 'cpu' in a device_map."
+            )
 
 
 def _walk(module: nn.Module, path: str, keeper: Any, prefix: str) -> Iterator[tuple[str, nn.Module, Any, str]]:
@@ -165,25 +221,27 @@ def _offloading_hook(module: nn.Module) -> Any:
     return next((hook for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)
 
 
-def _kept(weights: Mapping[str, Any], key: str) -> torch.Tensor:
-    """Return the tensor behind an entry of a hook's ``weights_map``, such that writing to it changes the entry."""
-    from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+def _entry(weights: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], str]:
+    """Return the innermost mapping behind a hook's ``weights_map``, and the key there."""
+    from accelerate.utils import PrefixedDataset
 
     while isinstance(weights, PrefixedDataset):
         key, weights = f"{weights.prefix}{key}", weights.dataset
+    return weights, key
+
+
+class _File(NamedTuple):
+    path: Path
+    key: str
+
+
+def _file(weights: Mapping[str, Any], key: str) -> _File | None:
+    """Return the file that holds an entry of a hook's ``weights_map``; None if it is in RAM."""
+    from accelerate.utils import OffloadedWeightsLoader
+
     if not isinstance(weights, OffloadedWeightsLoader) or key in weights.state_dict:
-        tensor = weights[key]
-        assert isinstance(tensor, torch.Tensor)
-        return tensor
+        return None
     entry = weights.index[key]
     if "safetensors_file" in entry:
-        raise ConfigError(
-            f"{key} is offloaded to {entry['safetensors_file']}, the checkpoint itself, which training would change. "
-            "Load the model into RAM and offload it with accelerate.disk_offload or cpu_offload, or keep it frozen."
-        )
-    dtype = getattr(torch, entry["dtype"])
-    # NumPy has no bfloat16; Accelerate stores its bits.
-    kind = "int16" if dtype is torch.bfloat16 else entry["dtype"]
-    path = os.path.join(weights.save_folder, f"{key}.dat")
-    file = np.memmap(path, dtype=kind, mode="r+", shape=tuple(entry["shape"]))
-    return torch.from_numpy(file).view(dtype)
+        return _File(Path(entry["safetensors_file"]), entry.get("weight_name", key))
+    return _File(Path(weights.save_folder, f"{key}.dat"), key)

@@ -16,7 +16,8 @@ import torch.distributed as dist
 _PRELOAD = ["torch", "zoft.optim", "transformers.trainer", "tests.hf.conftest"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -55,7 +56,7 @@ def started(size: int, function: Callable[..., Any], *args: Any) -> Iterator[lis
     """Start ``function(*args)`` in ``size`` processes; yield each one's process and connection, in order of rank."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    port, workers = _free_port(), []
+    port, workers = free_port(), []
     for rank in range(size):
         mine, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, rank, size, port, function, args))

@@ -27,8 +27,8 @@ STEPS = 4
 
 
 def mean_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """The mean over tokens in the logits' own precision; the model's own loss is taken in float32."""
-    logits = model(input_ids=ids).logits[:, :-1]
+    """The mean over tokens in float64; the model's own loss is taken in float32."""
+    logits = model(input_ids=ids).logits[:, :-1].double()
     return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 

@@ -234,6 +234,16 @@ class ZOArguments:
         default="raise", metadata={"help": "What to do when a loss is NaN or infinite."}
     )
     zo_scratch_mib: int = field(default=64, metadata={"help": "Scratch memory for perturbed weights, in MiB."})
+    zo_query_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "With several processes: how many neighbouring ranks share a batch and split a step's queries; "
+            "1: each has its own part of the batch."
+        },
+    )
+    zo_replica_check_steps: int = field(
+        default=100, metadata={"help": "With several processes: compare their weights every so many steps."}
+    )
     zo_force: bool = field(
         default=False,
         metadata={"help": "Run even where zoft expects that nothing is learned (the message says why)."},

@@ -53,8 +53,9 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
     output_dir = Path(str(args.output_dir))
-    output_dir.mkdir(parents=True, exist_ok=True)
-    dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
+    if args.process_index == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
     if parsed.get(AdapterArguments).use_peft:
         start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
 
@@ -85,7 +86,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         **summary(trainer),
     }
-    (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if args.process_index == 0:
+        (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if options.save_model:
         trainer.save_model(str(output_dir))
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
@@ -222,6 +224,8 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         exclude=tuple(zo.zo_exclude),
         nonfinite=zo.zo_nonfinite,
         scratch_mib=zo.zo_scratch_mib,
+        query_parallel_size=zo.zo_query_parallel_size,
+        replica_check_steps=zo.zo_replica_check_steps,
         force=zo.zo_force,
         method_kwargs=zo.method_kwargs,
     )
@@ -245,6 +249,7 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
     return {
         "steps": engine.step,
         "forwards": engine.step * engine.method.estimator.forwards * trainer.args.gradient_accumulation_steps,
+        "processes": trainer.args.world_size,
         "method": engine.config.method,
         "placement": engine.placement,
         "trained_parameters": sum(t.parameter.numel() for t in engine.trainables),
@@ -253,7 +258,10 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -49,7 +51,7 @@ def evaluate_prompted(
     """Score every example once, in eval mode, without gradients and without touching any random state.
 
     Batches are made of prompts of similar length, the longest first: little padding, and a batch that does
-    not fit into memory fails at once.
+    not fit into memory fails at once. Several processes share the batches, and all get the result.
 
     Args:
         model: The language model; its training mode is restored.
@@ -67,22 +69,29 @@ def evaluate_prompted(
         raise DataError("there is nothing to evaluate: the evaluation set is empty")
     target = next(model.parameters()).device if device is None else torch.device(device)
     order = sorted(range(len(dataset)), key=lambda index: len(dataset[index]["input_ids"]), reverse=True)
-    scores: list[Tensor] = []
-    labels: list[Tensor] = []
+    starts = range(0, len(order), batch_size)
+    processes = PartialState()
+    results: list[tuple[Tensor, Tensor]] = []
     was_training = [module for module in model.modules() if module.training]
     model.eval()
+    hidden = None if processes.is_main_process else True
     try:
-        with torch.no_grad(), tqdm(total=len(order), desc="evaluating", leave=False, disable=None) as bar:
-            for start in range(0, len(order), batch_size):
+        with torch.no_grad(), tqdm(total=len(order), desc="evaluating", leave=False, disable=hidden) as bar:
+            for first in range(0, len(starts), processes.num_processes):
+                # Where batches run out some process repeats the last: a sharded model needs all of them.
+                mine = first + processes.process_index
+                start = starts[min(mine, len(starts) - 1)]
                 batch = collator([dataset[index] for index in order[start : start + batch_size]])
-                labels.append(batch["labels"])
                 moved = {name: tensor.to(target) for name, tensor in batch.items()}
-                scores.append(option_scores(model, moved).float().cpu())
-                bar.update(len(batch["labels"]))
+                scores = option_scores(model, moved).float().cpu()
+                if mine < len(starts):
+                    results.append((scores, batch["labels"]))
+                bar.update(len(batch["labels"]) * processes.num_processes)
     finally:
         for module in was_training:
             module.training = True
-    return _summarise(torch.cat(scores), torch.cat(labels))
+    scores_by_batch, labels_by_batch = zip(*gather_object(results), strict=True)
+    return _summarise(torch.cat(scores_by_batch), torch.cat(labels_by_batch))
 
 
 def _summarise(scores: Tensor, labels: Tensor) -> ClassificationScores:

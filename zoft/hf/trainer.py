@@ -17,10 +17,12 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from zoft.distributed import Replicas
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.meters import StepMeter
+from zoft.hf.parallel import models_stay_bare, share_batches
 from zoft.hf.unchanged import check_changed
 from zoft.optim import ZOOptimizer
 from zoft.types import ZOConfig
@@ -42,6 +44,7 @@ class ZOTrainerMixin:
 
     args: TrainingArguments
     model: nn.Module
+    accelerator: Any
 
     def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
         self.zo = zo or ZOConfig()
@@ -65,6 +68,11 @@ class ZOTrainerMixin:
             )
         self.optimizer = self._zo_optimizer
         return self.optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, except that ranks which split a step's queries see the same batches."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        return share_batches(loader, Replicas.current(self.zo.query_parallel_size))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch. Of a step that the log already holds, only the loss is reported, in equal parts."""
@@ -111,13 +119,14 @@ class ZOTrainerMixin:
                     f"nothing to resume: {self.args.output_dir} holds neither a complete checkpoint nor a {LOG_NAME}."
                 )
         self._checkpoint = resume_from_checkpoint or None
-        try:
-            result = super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
-        finally:
+        with models_stay_bare(self.accelerator):
+            try:
+                result = super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+            finally:
+                if self._zo_optimizer is not None:
+                    self._zo_optimizer.close_log()
             if self._zo_optimizer is not None:
-                self._zo_optimizer.close_log()
-        if self._zo_optimizer is not None:
-            check_changed(self._zo_optimizer, self.args.learning_rate)
+                check_changed(self._zo_optimizer, self.args.learning_rate)
         return result
 
     @property
@@ -184,10 +193,10 @@ def _refuse(args: TrainingArguments) -> None:
             "fp16=True scales losses for a backward pass that zeroth-order training does not have. Load the model in "
             "float16 instead (dtype: float16), or use bf16=True."
         )
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1:
         raise ConfigError(
-            f"{max(args.world_size, args.n_gpu)} processes or GPUs were found; this version trains on one. "
-            "Set CUDA_VISIBLE_DEVICES to one device and start a single process."
+            f"one process was started where there are {args.n_gpu} GPUs. Start one for each (accelerate launch "
+            f"--num_processes {args.n_gpu} ...), or set CUDA_VISIBLE_DEVICES to one GPU."
         )
     if not math.isfinite(args.learning_rate) or args.learning_rate < 0:
         raise ConfigError(f"learning_rate must be a finite number >= 0, got {args.learning_rate}.")
