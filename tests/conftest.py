@@ -1,6 +1,10 @@
 """What every test may rely on."""
 
+import os
 import signal
+
+# Before anything imports huggingface_hub: no test asks the network for anything, nor reports to it.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoft.errors import ZoftError, ZoftWarning
-    from zoft.hf import ZOTrainer, ZOTrainerMixin
+    from zoft.hf import ZOCallback, ZOTrainer, ZOTrainerMixin
     from zoft.optim import ZOOptimizer
     from zoft.replay_log import replay
     from zoft.types import ZOConfig
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 # Public names are loaded when first used, so that `import zoft` does not import torch.
 _HOMES = {
+    "ZOCallback": "zoft.hf",
     "ZOConfig": "zoft.types",
     "ZOOptimizer": "zoft.optim",
     "ZOTrainer": "zoft.hf",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ZOCallback",
     "ZOConfig",
     "ZOOptimizer",
     "ZOTrainer",

@@ -11,19 +11,20 @@ So a weight is addressed by the module that owns it and looked up when it is nee
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from zoft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class Stored(NamedTuple):
@@ -88,7 +89,9 @@ class Slot:
         if self.keeper is not None:
             tensor = self._kept_for_writing()
             return Stored(tensor, tensor.shape, (0,) * tensor.ndim)
-        if isinstance(parameter, DTensor):
+        if _is_dtensor(parameter):
+            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
             shape, offset = compute_local_shape_and_global_offset(
                 parameter.shape, parameter.device_mesh, parameter.placements
             )
@@ -109,7 +112,7 @@ class Slot:
     @property
     def is_sharded(self) -> bool:
         """Whether this process may hold only a part."""
-        return isinstance(self.parameter, DTensor)
+        return _is_dtensor(self.parameter)
 
     def whole(self) -> torch.Tensor:
         """Return all of the weight, for reading; of a sharded one a copy, for which all processes must ask."""
@@ -118,7 +121,7 @@ class Slot:
             tensor: torch.Tensor = weights[key]
             return tensor
         parameter = self.parameter
-        return (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
+        return (parameter.full_tensor() if _is_dtensor(parameter) else parameter).detach()
 
     def identity(self) -> object:
         """Return something that is equal for two slots if and only if they hold the same weight (tied weights)."""
@@ -150,15 +153,23 @@ class Slot:
         return torch.from_numpy(memory).view(dtype)
 
 
+def _is_dtensor(tensor: torch.Tensor) -> TypeGuard[DTensor]:
+    # Whoever made one has loaded this module, which takes seconds: it imports sympy.
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
+
+
 def reshard(model: nn.Module) -> None:
     """Put a model's shards in place of the whole weights that FSDP2 may have left there after a forward.
 
     It leaves the outermost module's weights gathered, for a backward pass that does not come. Until they are let
     go, the modules hold copies: reading them is right, and changing them, or the shards beneath them, is not.
     """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    if loaded is not None:
+        for module in model.modules():
+            if isinstance(module, loaded.FSDPModule):
+                module.reshard()
 
 
 def named_slots(model: nn.Module) -> dict[str, Slot]:

@@ -14,7 +14,7 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import digest
 from tests.distributed.ranks import fail_ranks, run_ranks
-from tests.hf.conftest import rows, trainer_of
+from tests.hf.conftest import rows, trainer_of, with_callback
 from zoft.registry import method_names
 
 METHODS = method_names()
@@ -50,13 +50,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.found.add("optimizer state")
 
 
-def train(folder: str, per_rank: int, accumulate: int, **zo: Any) -> tuple[str, set[str], list[float], bool]:
+def train(
+    folder: str, per_rank: int, accumulate: int, cls: Any = ZOInDouble, **zo: Any
+) -> tuple[str, set[str], list[float], bool]:
     model, _ = make("llama", torch.float64)
     watch = Watch()
     trainer = trainer_of(
         Path(folder),
         model=model,
-        cls=ZOInDouble,
+        cls=cls,
         zo=zoft.ZOConfig(**{"zo_eps": 1e-2, "num_queries": 2, **zo}),
         per_device_train_batch_size=per_rank,
         gradient_accumulation_steps=accumulate,
@@ -97,6 +99,17 @@ def test_processes_batch_and_accumulation_make_no_difference(
 
 def _train(folder: str, per_rank: int, accumulate: int, method: str, query_parallel: int) -> Any:
     return train(folder, per_rank, accumulate, method=method, query_parallel_size=query_parallel)
+
+
+def _by_callback(folder: str, query_parallel: int) -> Any:
+    return train(folder, 4, 1, with_callback(InDouble), query_parallel_size=query_parallel)
+
+
+@pytest.mark.parametrize("query_parallel", [1, 2], ids=["rows split", "queries split"])
+def test_the_callback_does_as_the_mixin(query_parallel: int, tmp_path: Path) -> None:
+    want = run_ranks(2, _train, str(tmp_path / "mixin"), 4, 1, "mezo", query_parallel)
+    assert run_ranks(2, _by_callback, str(tmp_path / "callback"), query_parallel) == want
+    assert (tmp_path / "callback" / "zo_log").read_bytes() == (tmp_path / "mixin" / "zo_log").read_bytes()
 
 
 def _resumed(folder: str, max_steps: int) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 import zoft
 from tests.core.conftest import VOCABULARY, make
 
 Row = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Trainer collects garbage whenever it starts, and would look through all that was ever imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
@@ -27,7 +36,7 @@ def rows(count: int = 32, length: int = 8, seed: int = 0) -> list[Row]:
     ]
 
 
-def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
+def arguments(output_dir: Path, kind: Any = TrainingArguments, **changes: Any) -> Any:
     options: dict[str, Any] = {
         "output_dir": str(output_dir),
         "max_steps": 8,
@@ -40,7 +49,7 @@ def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    return TrainingArguments(**{**options, **changes})
+    return kind(**{**options, **changes})
 
 
 def trainer_of(
@@ -52,14 +61,23 @@ def trainer_of(
     train: list[Row] | None = None,
     evaluation: list[Row] | None = None,
     callbacks: Any = None,
-    cls: type[Any] = zoft.ZOTrainer,
+    cls: Any = zoft.ZOTrainer,
     **changes: Any,
 ) -> Any:
     return cls(
-        model=model or make("llama", dtype)[0],
+        model=make("llama", dtype)[0] if model is None else model,
         args=arguments(output_dir, **changes),
         zo=zo or zoft.ZOConfig(zo_eps=1e-2, num_queries=2),
         train_dataset=rows() if train is None else train,
         eval_dataset=evaluation,
         callbacks=callbacks,
     )
+
+
+def with_callback(cls: type[Trainer] = Trainer) -> Any:
+    """What makes a Trainer for :func:`trainer_of` with a ``ZOCallback`` in place of ``zo=``."""
+
+    def made(*, zo: zoft.ZOConfig, callbacks: Any = None, **options: Any) -> Trainer:
+        return cls(callbacks=[zoft.ZOCallback(zo), *(callbacks or [])], **options)
+
+    return made

@@ -282,26 +282,6 @@ def test_a_second_train_goes_on_in_the_same_log(tmp_path: Path) -> None:
     assert digest(base) == digest(trainer.model) != middle
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fp16": True}, "fp16=True scales losses for a backward pass"),
-        ({"learning_rate": -1.0}, "learning_rate must be a finite number >= 0, got -1"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a finite number >= 0, got nan"),
-    ],
-)
-def test_arguments_that_cannot_be_meant_are_refused(changes: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
-        trainer_of(tmp_path, **changes)
-
-
-def test_a_given_optimizer_is_refused(tmp_path: Path) -> None:
-    model, _ = make("llama")
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(ConfigError, match="makes its own optimizer"):
-        zoft.ZOTrainer(model=model, args=arguments(tmp_path), optimizers=(optimizer, None))
-
-
 def test_the_engine_exists_from_training_on(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, max_steps=1)
     with pytest.raises(ConfigError, match="call train"):

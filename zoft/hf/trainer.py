@@ -6,7 +6,7 @@ seam), so accumulation, schedulers, logging, evaluation and saving are Trainer's
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ from zoft.distributed import Replicas
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
+from zoft.hf.checks import is_compiled, refuse
+from zoft.hf.closures import repeatable
 from zoft.hf.meters import StepMeter
 from zoft.hf.parallel import models_stay_bare, share_batches
 from zoft.hf.unchanged import check_changed
@@ -47,24 +49,37 @@ class ZOTrainerMixin:
     accelerator: Any
 
     def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
-        self.zo = zo or ZOConfig()
+        self._set_up(zo or ZOConfig())
+        super().__init__(*args, **kwargs)
+        refuse(self, self.zo)
+        self.add_callback(LogKeeper(self))  # type: ignore[attr-defined]
+
+    def _set_up(self, zo: ZOConfig) -> None:
+        """Set the state of a zeroth-order run."""
+        self.zo = zo
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False
+        self._resumed_at: int | None = None
         self._meter = StepMeter()
-        if kwargs.get("optimizers", (None, None))[0] is not None:
-            raise ConfigError("optimizers=(...) was given; a ZOTrainer makes its own optimizer. Pass zo=ZOConfig(...).")
-        super().__init__(*args, **kwargs)
-        _refuse(self.args)
-        self.add_callback(_LogKeeper(self))  # type: ignore[attr-defined]
 
     # --- Trainer's seams --------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the zeroth-order optimizer. Called by Trainer once a run."""
-        if self._zo_optimizer is None:
+        """Make the zeroth-order optimizer. Called by Trainer whenever it starts its loop."""
+        if self._resumed_at is not None and self._resumed_at != self.zo_engine.step:
+            raise ReplayError(
+                f"auto_find_batch_size starts over with a smaller batch at step {self.zo_engine.step} of a run that "
+                f"was resumed at step {self._resumed_at}, and the weights of that step are gone. Resume once more, "
+                "with a smaller per_device_train_batch_size."
+            )
+        # With model_init=..., every train() has a model of its own.
+        if self._zo_optimizer is None or self._zo_optimizer.engine.model is not self.model:
+            zo = self.zo
+            if zo.placement == "auto" and is_compiled(self):
+                zo = dataclasses.replace(zo, placement="snapshot")
             self._zo_optimizer = ZOOptimizer(
-                self.model, self.args.learning_rate, self.zo, weight_decay=self.args.weight_decay
+                self.model, self.args.learning_rate, zo, weight_decay=self.args.weight_decay
             )
         self.optimizer = self._zo_optimizer
         return self.optimizer
@@ -90,8 +105,7 @@ class ZOTrainerMixin:
         if return_outputs or not model.training or self._zo_optimizer is None:
             return evaluate(model, dict(inputs), return_outputs=return_outputs, **kwargs)
         self._meter.count_tokens(inputs)
-        # A shallow copy for each evaluation: some losses pop entries from their inputs.
-        return self._zo_optimizer.loss(lambda: evaluate(model, dict(inputs), **kwargs))
+        return self._zo_optimizer.loss(repeatable(self, model, inputs, lambda batch: evaluate(model, batch, **kwargs)))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what a zeroth-order run is watched by; drop the gradient norm, which does not exist."""
@@ -111,7 +125,7 @@ class ZOTrainerMixin:
         Raises:
             UnchangedError: Steps were taken, and no weight changed by a single bit; the message says why.
         """
-        self._resume_log = bool(resume_from_checkpoint)
+        self._resume_log, self._resumed_at = bool(resume_from_checkpoint), None
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None and not self._log_path.exists():
@@ -164,9 +178,10 @@ class ZOTrainerMixin:
                 "this model no longer has: load them afresh and make a new trainer."
             )
         optimizer.resume_log(path)
+        self._resumed_at = optimizer.engine.step
 
 
-class _LogKeeper(TrainerCallback):
+class LogKeeper(TrainerCallback):
     """Opens the log when weights and optimizer state are in place, and meters the steps."""
 
     def __init__(self, trainer: Any) -> None:
@@ -175,31 +190,18 @@ class _LogKeeper(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Open the log."""
         self._trainer._open_log()
         self._trainer._meter.start(time.perf_counter())
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Meter the step."""
         optimizer = self._trainer._zo_optimizer
         record = optimizer.last_record
         if record is not None and not record.skipped:
             self._trainer._meter.count_step(optimizer.engine.method.estimator.projected_grads(record.scalars))
-
-
-def _refuse(args: TrainingArguments) -> None:
-    if args.fp16:
-        raise ConfigError(
-            "fp16=True scales losses for a backward pass that zeroth-order training does not have. Load the model in "
-            "float16 instead (dtype: float16), or use bf16=True."
-        )
-    if args.n_gpu > 1:
-        raise ConfigError(
-            f"one process was started where there are {args.n_gpu} GPUs. Start one for each (accelerate launch "
-            f"--num_processes {args.n_gpu} ...), or set CUDA_VISIBLE_DEVICES to one GPU."
-        )
-    if not math.isfinite(args.learning_rate) or args.learning_rate < 0:
-        raise ConfigError(f"learning_rate must be a finite number >= 0, got {args.learning_rate}.")
 
 
 class ZOTrainer(ZOTrainerMixin, Trainer):  # type: ignore[misc]
