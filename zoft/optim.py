@@ -279,6 +279,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         return header
 
     @property
+    def log(self) -> ReplayLog | None:
+        """The run's replay log, if it keeps one."""
+        return self._log
+
+    @property
     def recorded(self) -> StepRecord | None:
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
         return self._logged[self.engine.step] if self.engine.step < len(self._logged) else None

@@ -17,7 +17,7 @@ from zoft.errors import ReplayError
 from zoft.log_file import FORMAT_VERSION, LOG_NAME, ReplayLog
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
-from zoft.storage import Slot, named_slots, reshard
+from zoft.storage import Slot, named_slots, plain_parts, reshard
 from zoft.types import StepRecord, ZOConfig
 
 __all__ = [
@@ -67,8 +67,9 @@ def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
 
     def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
         name, weight = item
-        data = weight.detach().contiguous().cpu().reshape(-1)
-        content = hashlib.blake2b(data.view(torch.uint8).numpy().data, digest_size=16)
+        content = hashlib.blake2b(digest_size=16)
+        for part in plain_parts(weight.detach()):
+            content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return name, f"{str(weight.dtype)[6:]}{list(weight.shape)} {content.hexdigest()}"
 
     weights = ((name, slot.whole()) for name, slot in slots.items())

@@ -193,6 +193,9 @@ VARIANTS = {
     "bf16": ["--dtype", "bfloat16", "--weight_decay", "0.1"],
     "accumulated": ["--gradient_accumulation_steps", "2", "--zo_method", "fzoo", "--zo_num_queries", "3"],
     "lora": ["--use_peft", "--lora_r", "2", "--save_total_limit", "1"],
+    "dora and head": ["--use_peft", "--use_dora", "--lora_r", "2", "--lora_modules_to_save", "lm_head"],
+    "prefix": ["--use_peft", "--peft_type", "prefix_tuning", "--num_virtual_tokens", "3"],
+    "prompt, log only": ["--use_peft", "--peft_type", "prompt_tuning", "--save_strategy", "no"],
     "log only": ["--save_strategy", "no", "--dtype", "bfloat16"],
     "log checkpoints": ["--zo_checkpoints", "log", "--save_total_limit", "2"],
     "snapshots": ["--zo_checkpoints", "log", "--zo_snapshot_steps", "6", "--save_total_limit", "1"],
@@ -204,7 +207,7 @@ def _kill_and_compare(recipe: str, tmp_path: Path, variant: str, kills: int, see
     finish([*argv, "--output_dir", str(tmp_path / "whole")], tmp_path / "whole.txt")
     seen = train_through_kills(argv, tmp_path / "killed", kills, seed)
     assert any(0 < steps < STEPS for steps in seen), f"no kill found the run going: {seen}"
-    model = "adapter_model.safetensors" if variant == "lora" else "model.safetensors"
+    model = "adapter_model.safetensors" if "--use_peft" in argv else "model.safetensors"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (killed / "zo_log").read_bytes() == (whole / "zo_log").read_bytes(), seen
     assert (killed / model).read_bytes() == (whole / model).read_bytes(), seen
@@ -212,7 +215,7 @@ def _kill_and_compare(recipe: str, tmp_path: Path, variant: str, kills: int, see
     assert after[0] == after[1]
 
 
-@pytest.mark.parametrize("variant", ["plain", "bf16", "accumulated", "snapshots"])
+@pytest.mark.parametrize("variant", ["plain", "bf16", "accumulated", "prefix", "snapshots"])
 def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     variant: str, recipe: str, tmp_path: Path
 ) -> None:

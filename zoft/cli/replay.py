@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zoft.errors import ReplayError
+from zoft.errors import ConfigError, ReplayError
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments
@@ -34,6 +34,10 @@ class ReplayArguments:
         default=None, metadata={"help": "Replay this many steps (0: the base model itself); default: all."}
     )
     save_to: str | None = field(default=None, metadata={"help": "Write the replayed model into this folder."})
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "With save_to: write a plain model that has the adapter in its weights (LoRA, DoRA, IA3)."},
+    )
     verify: str | None = field(
         default=None, metadata={"help": "Compare, bit for bit, with the model saved in this folder."}
     )
@@ -94,15 +98,18 @@ def run(parsed: ParsedArguments) -> None:
 
     Raises:
         ReplayError: If the log does not fit the model, or the result differs from the model to verify.
+        ConfigError: If an adapter is to be merged that cannot be.
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.arguments import DataArguments
+    from zoft.cli.arguments import AdapterArguments, DataArguments
     from zoft.cli.train import load, prompted_task
     from zoft.log_file import ReplayLog, branch
     from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
+    if options.merge_adapter and options.save_to is None:
+        raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
     task = prompted_task(parsed.get(DataArguments))
     path = _log_file(options.log or str(args.output_dir))
     # Before the model, which may take minutes to load.
@@ -118,12 +125,20 @@ def run(parsed: ParsedArguments) -> None:
         if not (options.save_to or options.verify):
             return
     model, tokenizer = load(parsed, task)
+    if parsed.get(AdapterArguments).use_peft:
+        from zoft.cli.adapters import recall_start
+
+        recall_start(model, path.parent)
     started = time.perf_counter()
     replay(model, path, steps, progress=not args.disable_tqdm)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)
     if options.verify:
         _verify(model, Path(options.verify))
         print(f"{options.verify} is bit-identical", flush=True)
+    if options.merge_adapter:
+        from zoft.cli.adapters import merge
+
+        model = merge(model)
     if options.save_to:
         model.save_pretrained(options.save_to)
         tokenizer.save_pretrained(options.save_to)

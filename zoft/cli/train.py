@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
 from zoft.locked_file import check_free
@@ -60,6 +60,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
         _claim(output_dir)
+    if parsed.get(AdapterArguments).use_peft:
+        start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
     if args.process_index == 0:
@@ -151,9 +153,24 @@ def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
     from zoft.cli.models import load_model_and_tokenizer
 
     args = parsed.get(TrainingArguments)
-    kind = "masked" if task.is_masked else "causal"
-    model, tokenizer = load_model_and_tokenizer(parsed.get(ModelArguments), kind, seed=args.seed)  # type: ignore[arg-type]
-    return model.to(args.device), tokenizer
+    model, tokenizer = load_model_and_tokenizer(
+        parsed.get(ModelArguments),
+        "masked" if task.is_masked else "causal",
+        adapter=parsed.get(AdapterArguments),
+        seed=args.seed,
+    )
+    # A quantised model is quantised where it is to stay.
+    return model if parsed.get(ModelArguments).is_quantised else model.to(args.device), tokenizer
+
+
+def start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
+    """Keep where the adapter starts from for replays; a resumed run starts where it started the first time."""
+    from zoft.cli.adapters import START, keep_start, recall_start
+
+    if resume and (output_dir / START).is_dir():
+        recall_start(model, output_dir)
+    elif keep:
+        keep_start(model, output_dir)
 
 
 def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Data:
@@ -177,7 +194,7 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
         max_eval_samples=data.max_eval_samples,
     )
     splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
-    encoder = PromptEncoder(task, tokenizer, data.max_length)
+    encoder = PromptEncoder(task, tokenizer, data.max_length, reserved=parsed.get(AdapterArguments).virtual_tokens)
     train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
     _say(
         f"{len(train)} training rows, {len(evaluation)} held-out rows; "

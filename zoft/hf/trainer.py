@@ -25,6 +25,7 @@ from zoft.hf.closures import repeatable
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
 from zoft.hf.parallel import models_stay_bare, share_batches
+from zoft.hf.unchanged import check_changed
 from zoft.log_file import LOG_NAME
 from zoft.optim import ZOOptimizer
 from zoft.types import ZOConfig
@@ -132,6 +133,9 @@ class ZOTrainerMixin(LogCheckpoints):
             resume_from_checkpoint: As in Trainer. ``True`` also accepts an output directory that holds a
                 replay log and no checkpoint: logged steps are then repeated from the log.
             **kwargs: Trainer's own.
+
+        Raises:
+            UnchangedError: Steps were taken, and no weight changed by a single bit; the message says why.
         """
         self._resume_log, self._resumed_at = bool(resume_from_checkpoint), None
         if resume_from_checkpoint is True:
@@ -143,10 +147,13 @@ class ZOTrainerMixin(LogCheckpoints):
         self._checkpoint = resume_from_checkpoint or None
         with models_stay_bare(self.accelerator):
             try:
-                return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+                result = super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
             finally:
                 if self._zo_optimizer is not None:
                     self._zo_optimizer.close_log()
+            if self._zo_optimizer is not None:
+                check_changed(self._zo_optimizer, self.args.learning_rate)
+        return result
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's, unless the run was finished when it was resumed: Trainer would take one step too many."""
