@@ -112,18 +112,18 @@ class ZOOptimizer(torch.optim.Optimizer):
             loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
 
         Returns:
-            A float32 scalar on the model's device.
+            A float32 scalar on the device of the closure's losses.
         """
         recorded = self.recorded
         if recorded is None:
             estimate = self.engine.estimate(loss_fn, self.replicas.share)
         else:
             estimate = Estimate(recorded.loss, (0.0,) * self.engine.num_scalars)
-        device = self.param_groups[0]["params"][0].device
         slopes = torch.tensor([*estimate.scalars, estimate.loss], dtype=torch.float64)
         with torch.enable_grad():
             seam = ((self._scalars - self._scalars.detach()) * slopes).sum()
-            return torch.tensor(estimate.loss, dtype=torch.float32, device=device) + seam.to(device, torch.float32)
+            loss = torch.tensor(estimate.loss, dtype=torch.float32, device=self.engine.loss_device)
+            return loss + seam.to(loss.device, torch.float32)
 
     def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
         """Take one step.

@@ -24,7 +24,7 @@ from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
-from zoft.hf.parallel import models_stay_bare, share_batches
+from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
 from zoft.hf.unchanged import check_changed
 from zoft.log_file import LOG_NAME
 from zoft.optim import ZOOptimizer
@@ -61,6 +61,7 @@ class ZOTrainerMixin(LogCheckpoints):
         **kwargs: Any,
     ) -> None:
         self._set_up(zo or ZOConfig())
+        declare_offloading(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         refuse(self, self.zo)
         self._choose_checkpoints(zo_checkpoints, zo_snapshot_steps, self.zo)
