@@ -33,6 +33,13 @@ class ModelArguments:
         default="auto",
         metadata={"help": "Precision of the weights; auto is float32 on CPU and the checkpoint's own on GPU."},
     )
+    device_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the model's parts go, as in transformers: auto, balanced, ... or a JSON object. Parts for "
+            "which the GPU is too small stay in RAM and are trained there."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention kernels, as in transformers: sdpa, eager, ..."}
     )

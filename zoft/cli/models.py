@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,8 @@ def load_model_and_tokenizer(
             if gguf_file is not None:
                 if task_kind == "masked":
                     raise ConfigError("GGUF files hold causal models, but the template contains [MASK]")
+                if arguments.device_map is not None:
+                    raise ConfigError("device_map does not go with GGUF files; name another format")
                 if arguments.is_quantised:
                     raise ConfigError("load_in_8bit and load_in_4bit do not go with GGUF files; name another format")
                 model, tokenizer = load_gguf(
@@ -103,6 +106,16 @@ def _source(arguments: ModelArguments) -> tuple[str, str | None]:
     return (str(path) if path.is_dir() else name), arguments.gguf_file
 
 
+def _device_map(given: str | None) -> str | dict[str, Any] | None:
+    if given is None or not given.lstrip().startswith("{"):
+        return given
+    try:
+        parsed: dict[str, Any] = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"device_map: expected a name or a JSON object, got {given!r} ({error})") from None
+    return parsed
+
+
 def _dtype(name: str) -> torch.dtype | Literal["auto"]:
     if name == "auto":
         return "auto" if torch.cuda.is_available() else torch.float32
@@ -120,6 +133,7 @@ def _from_pretrained(
         loaded: Any = loader.from_pretrained(
             name,
             dtype=dtype,
+            device_map=_device_map(arguments.device_map),
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=arguments.trust_remote_code,
             output_loading_info=True,

@@ -159,8 +159,9 @@ def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
         adapter=parsed.get(AdapterArguments),
         seed=args.seed,
     )
-    # A quantised model is quantised where it is to stay.
-    return model if parsed.get(ModelArguments).is_quantised else model.to(args.device), tokenizer
+    # A quantised model is quantised where it is to stay, and a device map says where that is.
+    settled = parsed.get(ModelArguments).is_quantised or parsed.get(ModelArguments).device_map is not None
+    return model if settled else model.to(args.device), tokenizer
 
 
 def start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
