@@ -31,6 +31,7 @@ class ZOEngine:
         group_of: For each trainable, the index of its parameter group.
         weight_decays: For each group, its weight decay, a rate multiplied by the learning rate.
         step: Number of steps recorded so far; the next step's number.
+        loss_device: Where the last loss was; before the first one, where the weights are.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class ZOEngine:
         self._placement: Placement | None = None
         self._faults: list[str] = []
         check_placement(self.config, self.trainables)
-        for trainable in self.trainables:
-            trainable.stored()  # says so if it cannot be written
+        stored = [trainable.stored() for trainable in self.trainables]  # says so of a weight that cannot be written
+        self.loss_device = stored[0].tensor.device
 
     @property
     def placement(self) -> str:
@@ -118,6 +119,7 @@ class ZOEngine:
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
+            self.loss_device = loss.device
             return loss.detach()
 
         return evaluate

@@ -7,6 +7,7 @@ Exception
     ├── AssetError                     a packaged model or data set is missing or altered
     ├── PlacementError                 theta + eps z cannot be evaluated exactly this way
     ├── NonFiniteLossError             a loss came back as NaN or infinity
+    ├── UnchangedError                 a run ended with the very weights that it began with
     ├── DistributedError               the processes of a run differ, or one of them is gone
     └── ReplayError                    the log does not belong to this model, or is damaged
 UserWarning
@@ -41,6 +42,10 @@ class PlacementError(ZoftError):
 
 class NonFiniteLossError(ZoftError, ArithmeticError):
     """A loss came back as NaN or infinity."""
+
+
+class UnchangedError(ZoftError):
+    """A run ended with the very weights that it began with."""
 
 
 class DistributedError(ZoftError):

@@ -93,6 +93,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._evaluated = 0  # steps, as opposed to those repeated from a log
         self._logged: list[StepRecord] = []
         self._log: ReplayLog | None = None
+        self._said_lr = False  # once a run, not once a step
         # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
         # gradient clipping never sees it. float64, so that micro-batches sum without loss.
         self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
@@ -111,18 +112,18 @@ class ZOOptimizer(torch.optim.Optimizer):
             loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
 
         Returns:
-            A float32 scalar on the model's device.
+            A float32 scalar on the device of the closure's losses.
         """
         recorded = self.recorded
         if recorded is None:
             estimate = self.engine.estimate(loss_fn, self.replicas.share)
         else:
             estimate = Estimate(recorded.loss, (0.0,) * self.engine.num_scalars)
-        device = self.param_groups[0]["params"][0].device
         slopes = torch.tensor([*estimate.scalars, estimate.loss], dtype=torch.float64)
         with torch.enable_grad():
             seam = ((self._scalars - self._scalars.detach()) * slopes).sum()
-            return torch.tensor(estimate.loss, dtype=torch.float32, device=device) + seam.to(device, torch.float32)
+            loss = torch.tensor(estimate.loss, dtype=torch.float32, device=self.engine.loss_device)
+            return loss + seam.to(loss.device, torch.float32)
 
     def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
         """Take one step.
@@ -152,7 +153,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             record = self.engine.record(self.replicas.mean(self._total(closure)), lrs)
             if self._log is not None:
                 self._log.append(record)
-        elif record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+        elif not self._said_lr and record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+            self._said_lr = True
             warnings.warn(
                 f"step {record.step} was logged with lr {record.lrs}, the schedule now says {lrs}; the log is followed "
                 "for the steps that it holds.",
@@ -240,9 +242,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             The number of steps in the log.
 
         Raises:
-            ReplayError: If the log is of another run: other base weights, parameters, groups or settings.
+            ReplayError: If the log is of another run (other base weights, parameters, groups or settings), or
+                another process is writing it.
         """
-        header = self._keep(lambda: ReplayLog.open(path))
+        header = self._keep(lambda: ReplayLog.open(path, to_append=True))
         if len(self._logged) < self.engine.step:
             raise ReplayError(
                 f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
@@ -276,12 +279,22 @@ class ZOOptimizer(torch.optim.Optimizer):
         return header
 
     @property
+    def log(self) -> ReplayLog | None:
+        """The run's replay log, if it keeps one."""
+        return self._log
+
+    @property
     def recorded(self) -> StepRecord | None:
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
         return self._logged[self.engine.step] if self.engine.step < len(self._logged) else None
 
+    def flush_log(self) -> None:
+        """Bring the replay log to the disk itself; without this it survives the process, not a power cut."""
+        if self._log is not None:
+            self._log.flush()
+
     def close_log(self) -> None:
-        """Flush the replay log to the disk."""
+        """Flush the replay log to the disk and let other processes write it."""
         if self._log is not None:
             self._log.close()
 

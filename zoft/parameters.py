@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoft.errors import ConfigError, did_you_mean
-from zoft.storage import Slot, Stored, named_slots
+from zoft.storage import Slot, Stored, named_slots, plain_parts
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,6 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
                 f"{name} has dtype {dtype}; zoft trains float32, bfloat16, float16 and float64. "
                 f"Exclude it (exclude=['{name}']) or train adapters over it."
             )
+        if not all(part.is_floating_point() for part in plain_parts(slot.parameter)):
+            raise ConfigError(f"{name} is quantised, so it cannot be trained. Exclude it or train adapters over it.")
     return tuple(Trainable(number, name, slot) for number, (name, slot) in enumerate(chosen))

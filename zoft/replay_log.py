@@ -1,37 +1,39 @@
-"""The replay log: base weights plus this file are the fine-tuned weights.
-
-    magic (8) | header length (u32) | header CRC-32 (u32) | header (JSON) | record | record | ...
-
-A record is ``step u32 | flags u32 | loss f32 | scalars f32[n] | lrs f32[groups] | CRC-32 u32``, little-endian
-and of one size throughout the file: 24 bytes for one scalar and one parameter group. Records are appended by
-a single write each, so a kill loses at most the one being written; a torn tail is recognised and cut.
-"""
+"""Replay: base weights plus a log are the fine-tuned weights, and how a log knows its base weights."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from zoft.engine import ZOEngine
 from zoft.errors import ReplayError
-from zoft.interrupts import uninterrupted
+from zoft.log_file import FORMAT_VERSION, LOG_NAME, ReplayLog
 from zoft.noise import NOISE_SPEC_VERSION
 from zoft.parameters import Trainable
-from zoft.storage import Slot, named_slots, reshard
+from zoft.storage import Slot, named_slots, plain_parts, reshard
 from zoft.types import StepRecord, ZOConfig
 
-FORMAT_VERSION = 1
-_MAGIC = b"ZOFTLOG\n"
+__all__ = [
+    "LOG_NAME",
+    "ReplayLog",
+    "check_base",
+    "check_upto",
+    "describe",
+    "engine_of",
+    "fingerprint",
+    "hashes",
+    "make_header",
+    "replay",
+    "roll_forward",
+]
+
 # Settings that say how a step is computed, not what it does to the weights; a resumed run may change them.
 _FREE = (
     "placement",
@@ -43,7 +45,6 @@ _FREE = (
     "query_parallel_size",
     "replica_check_steps",
 )
-_SKIPPED = 1
 
 
 # --- what the weights were -----------------------------------------------------------------------------
@@ -66,8 +67,9 @@ def hashes(slots: Mapping[str, Slot]) -> dict[str, str]:
 
     def digest(item: tuple[str, torch.Tensor]) -> tuple[str, str]:
         name, weight = item
-        data = weight.detach().contiguous().cpu().reshape(-1)
-        content = hashlib.blake2b(data.view(torch.uint8).numpy().data, digest_size=16)
+        content = hashlib.blake2b(digest_size=16)
+        for part in plain_parts(weight.detach()):
+            content.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return name, f"{str(weight.dtype)[6:]}{list(weight.shape)} {content.hexdigest()}"
 
     weights = ((name, slot.whole()) for name, slot in slots.items())
@@ -94,9 +96,6 @@ def check_base(model: nn.Module, expected: dict[str, str]) -> None:
         raise ReplayError(f"this model has a parameter {extra[0]!r} that the log's base model lacks.")
 
 
-# --- the file ------------------------------------------------------------------------------------------
-
-
 def make_header(engine: ZOEngine) -> dict[str, Any]:
     """Return the header of a run's log: its description and, under ``"base"``, its present weights' hashes."""
     return {**describe(engine), "base": fingerprint(engine.model)}
@@ -116,138 +115,21 @@ def describe(engine: ZOEngine) -> dict[str, Any]:
     }
 
 
-class ReplayLog:
-    """One run's log.
-
-    Attributes:
-        path: The file.
-        header: What :func:`make_header` returned at the start of the run.
-        records: All records, in order of their steps.
-    """
-
-    def __init__(self, path: Path, header: dict[str, Any], records: list[StepRecord], end: int) -> None:
-        self.path = path
-        self.header = header
-        self.records = records
-        self._end = end
-        self._descriptor: int | None = None
-        self._layout = _layout(header)
-
-    @classmethod
-    def create(cls, path: str | os.PathLike[str], header: dict[str, Any]) -> ReplayLog:
-        """Start a new log; the header appears whole or not at all.
-
-        An earlier log at this path is kept under ``<name>.1``, ``<name>.2``, ...
-        """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, _free_name(path))
-        text = json.dumps(header).encode()
-        content = _MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text
-        draft = path.with_name(f"{path.name}.new")
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        return cls(path, header, [], len(content))
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ReplayLog:
-        """Read a log. A torn last record is left out, and cut when the log is next written.
-
-        Raises:
-            ReplayError: If there is no log here, or it is damaged before its tail.
-        """
-        path = Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ReplayError(f"no replay log can be read at {path}: {error.strerror}.") from None
-        if content[:8] != _MAGIC or len(content) < 16:
-            raise ReplayError(f"{path} is not a zoft replay log.")
-        length, crc = struct.unpack_from("<II", content, 8)
-        text = content[16 : 16 + length]
-        if zlib.crc32(text) != crc:
-            raise ReplayError(f"the header of the replay log {path} is damaged.")
-        header = json.loads(text)
-        for key, mine in (("format", FORMAT_VERSION), ("noise_spec", NOISE_SPEC_VERSION)):
-            if header[key] != mine:
-                raise ReplayError(
-                    f"{path} has {key} version {header[key]}; this zoft reads {mine}. Use the zoft that wrote it."
-                )
-        records, end = _read_records(path, header, content, 16 + length)
-        return cls(path, header, records, end)
-
-    def append(self, record: StepRecord) -> None:
-        """Write one record; it survives the process from here on.
-
-        Raises:
-            ReplayError: If the record does not follow the last one.
-        """
-        if record.step != len(self.records):
-            raise ReplayError(f"the log ends at step {len(self.records)}; step {record.step} cannot follow it.")
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_WRONLY)
-            os.ftruncate(self._descriptor, self._end)
-        flags = _SKIPPED if record.skipped else 0
-        body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs)
-        content = body + struct.pack("<I", zlib.crc32(body))
-        with uninterrupted():
-            written = os.pwrite(self._descriptor, content, self._end)
-            if written != len(content):
-                raise ReplayError(f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full?")
-            self._end += written
-            self.records.append(record)
-
-    def close(self) -> None:
-        """Flush to the disk and close; the log can be appended to again."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _layout(header: dict[str, Any]) -> struct.Struct:
-    return struct.Struct(f"<IIf{header['num_scalars']}f{len(header['weight_decays'])}f")
-
-
-def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int) -> tuple[list[StepRecord], int]:
-    layout, count = _layout(header), header["num_scalars"]
-    size = layout.size + 4
-    records: list[StepRecord] = []
-    for at in range(start, len(content) - size + 1, size):
-        body = content[at : at + layout.size]
-        (crc,) = struct.unpack_from("<I", content, at + layout.size)
-        if zlib.crc32(body) != crc:
-            if at + 2 * size <= len(content):
-                raise ReplayError(f"the replay log {path} is damaged at step {len(records)}, before its end.")
-            break
-        step, flags, loss, *rest = layout.unpack(body)
-        if step != len(records):
-            raise ReplayError(f"the replay log {path} holds step {step} where step {len(records)} belongs.")
-        records.append(StepRecord(step, loss, tuple(rest[:count]), tuple(rest[count:]), bool(flags & _SKIPPED)))
-    return records, start + len(records) * size
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while path.with_name(f"{path.name}.{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}.{number}")
-
-
 # --- replay --------------------------------------------------------------------------------------------
 
 
-def replay(model: nn.Module, path: str | os.PathLike[str], upto_step: int | None = None) -> int:
+def replay(
+    model: nn.Module, path: str | os.PathLike[str], upto_step: int | None = None, *, progress: bool = False
+) -> int:
     """Turn base weights into fine-tuned weights, bit for bit, without data.
+
+    Interrupted (Ctrl-C), it stops between two steps, and the model is at neither end: load the base afresh.
 
     Args:
         model: The model with the weights (and dtypes) that the run started from; changed in place.
         path: The replay log.
         upto_step: Number of steps to replay; all by default.
+        progress: Whether to show a progress bar, on a terminal.
 
     Returns:
         The number of steps replayed.
@@ -256,18 +138,40 @@ def replay(model: nn.Module, path: str | os.PathLike[str], upto_step: int | None
         ReplayError: If the log is damaged, belongs to another base model, or is shorter than asked.
     """
     log = ReplayLog.open(path)
-    wanted = len(log.records) if upto_step is None else upto_step
-    if not 0 <= wanted <= len(log.records):
-        raise ReplayError(f"upto_step must be in [0, {len(log.records)}], the log's length; got {upto_step}.")
+    wanted = check_upto(log, upto_step)
     check_base(model, log.header["base"])
-    engine = engine_of(model, log.header)
-    for record in log.records[:wanted]:
-        engine.apply(record)
+    roll_forward(engine_of(model, log.header), log.records[:wanted], progress=progress)
     return wanted
 
 
+def check_upto(log: ReplayLog, upto_step: int | None) -> int:
+    """Return how many of a log's steps are meant; raise ReplayError if it holds fewer."""
+    wanted = len(log.records) if upto_step is None else upto_step
+    if not 0 <= wanted <= len(log.records):
+        raise ReplayError(
+            f"upto_step must be in [0, {len(log.records)}], the log's length; got {upto_step} for {log.path}."
+        )
+    return wanted
+
+
+def roll_forward(engine: ZOEngine, records: Sequence[StepRecord], *, progress: bool = False) -> None:
+    """Apply those records that are still ahead of an engine; the bar is shown on a terminal only."""
+    ahead = records[engine.step :]
+    for record in tqdm(ahead, desc="replay", unit="step", disable=None if progress else True):
+        engine.apply(record)
+
+
 def engine_of(model: nn.Module, header: dict[str, Any]) -> ZOEngine:
-    """Build the engine that a log's header describes, over a model."""
+    """Build the engine that a log's header describes, over a model.
+
+    Raises:
+        ReplayError: If the log was made with another version of the noise.
+    """
+    if header["noise_spec"] != NOISE_SPEC_VERSION:
+        raise ReplayError(
+            f"the log has noise_spec version {header['noise_spec']}; this zoft has {NOISE_SPEC_VERSION}. Use the "
+            "zoft that wrote it."
+        )
     slots = named_slots(model)
     table: Sequence[dict[str, Any]] = header["parameters"]
     trainables = [Trainable(number, row["name"], slots[row["name"]]) for number, row in enumerate(table)]

@@ -185,6 +185,17 @@ def named_slots(model: nn.Module) -> dict[str, Slot]:
     return slots
 
 
+def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors that hold the numbers: several where a subclass (a quantised weight) wraps them."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    names, _ = flatten()
+    for name in names:
+        yield from plain_parts(getattr(tensor, name))
+
+
 def _refuse_ties_on_disk(model: nn.Module, slots: Mapping[str, Slot]) -> None:
     # What transformers says of its models; in files, and on the device "meta", a tie does not show.
     for name, other in getattr(model, "all_tied_weights_keys", {}).items():

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from zoft.errors import ConfigError
 
-LossFn = Callable[[], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+LossFn = Callable[[], "torch.Tensor"]
 """A closure that runs one forward pass and returns the scalar mean loss."""
 
 PLACEMENTS = ("auto", "stream", "snapshot", "inplace")

@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +85,49 @@ def steps_logged(log: Path) -> int:
     return (len(content) - 16 - struct.unpack_from("<I", content, 8)[0]) // size
 
 
-def _train(argv: list[str], output: str) -> None:
+def _die_at(event: int, folder: str) -> None:
+    """Kill this process (-9) just before its nth change to the files in a folder."""
+    changes = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+    seen = 0
+
+    def watch(name: str, details: tuple[Any, ...]) -> None:
+        nonlocal seen
+        written = name == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        # Within a tree that is removed, names are relative.
+        if (written or name in changes) and (str(details[0]).startswith(folder) or name in ("os.remove", "os.rmdir")):
+            seen += 1
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _train(argv: list[str], output: str, die_at: int | None) -> None:
+    if die_at is not None:
+        _die_at(die_at, argv[argv.index("--output_dir") + 1])
     with open(output, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         sys.stdout = sys.stderr = stream
         from zoft.cli.train import main
 
-        main(argv)
+        try:
+            main(argv)
+        except Exception:
+            traceback.print_exc()  # while there is a stderr
+            raise
 
 
-def start_training(argv: list[str], output: Path) -> Any:
-    """Run ``zoft-train`` in a process of its own, whose imports are already done."""
+def start_training(argv: list[str], output: Path, die_at: int | None = None) -> Any:
+    """Run ``zoft-train`` in a process of its own, whose imports are already done.
+
+    With ``die_at`` it is killed just before the nth change that it makes to the files in its output_dir.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["zoft.cli.train", "zoft.hf.prompted", "zoft.tasks.encoding", "transformers.trainer"]
     )
-    process = context.Process(target=_train, args=(argv, str(output)))
+    process = context.Process(target=_train, args=(argv, str(output), die_at))
     process.start()
     return process
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import dump_resolved, parse_arguments, parse_cli
 from zoft.cli.recipe import format_recipe, read_recipe
 from zoft.errors import ConfigError
@@ -78,7 +78,7 @@ def test_recipe_and_flags_mean_the_same(recipe: Any) -> None:
     from_recipe, from_flags = parse_arguments(recipe(RECIPE)), parse_arguments(FLAGS)
     assert from_recipe.get(DataArguments).max_length is None
     from_recipe.get(DataArguments).max_length = from_flags.get(DataArguments).max_length
-    for group in (ModelArguments, DataArguments, ZOArguments, RunArguments):
+    for group in (ModelArguments, AdapterArguments, DataArguments, ZOArguments, RunArguments):
         assert from_recipe.get(group) == from_flags.get(group)
     ours, theirs = from_recipe.get(TrainingArguments).to_dict(), from_flags.get(TrainingArguments).to_dict()
     assert ours == theirs
@@ -150,7 +150,7 @@ def test_resolved_config_repeats_the_run(recipe: Any, tmp_path: Path) -> None:
     parsed = parse_arguments([*recipe(RECIPE), "--seed", "7", "--save_strategy", "no", "--resume"])
     dump_resolved(tmp_path / "resolved_config.yaml", parsed, {})
     again = parse_arguments(["--config", str(tmp_path / "resolved_config.yaml")])
-    for group in (ModelArguments, DataArguments, ZOArguments):
+    for group in (ModelArguments, AdapterArguments, DataArguments, ZOArguments):
         assert again.get(group) == parsed.get(group)
     assert again.get(TrainingArguments).to_dict() == parsed.get(TrainingArguments).to_dict()
     assert not again.get(RunArguments).resume, "resuming is asked for once"
@@ -203,7 +203,7 @@ def test_help_all_lists_the_trainer_flags_too(capsys: pytest.CaptureFixture[str]
 def test_every_setting_of_ours_has_help() -> None:
     from dataclasses import fields
 
-    for group in (ModelArguments, DataArguments, ZOArguments, RunArguments):
+    for group in (ModelArguments, AdapterArguments, DataArguments, ZOArguments, RunArguments):
         assert all(field.metadata["help"].endswith(".") for field in fields(group)), group
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments import AdapterArguments, ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.errors import AssetError, ConfigError, ZoftWarning
 
@@ -53,9 +53,11 @@ def test_auto_dtype_is_float32_without_a_gpu(folder: str, monkeypatch: pytest.Mo
 
 
 def test_lora_is_decided_by_the_seed_and_leaves_the_random_state(folder: str) -> None:
-    arguments = ModelArguments(folder, use_peft=True, lora_r=2, lora_target_modules=["all-linear"])
+    adapter = AdapterArguments(use_peft=True, lora_r=2, lora_target_modules=["all-linear"])
     state = torch.get_rng_state()
-    first, second, other = (load_model_and_tokenizer(arguments, seed=seed)[0] for seed in (1, 1, 2))
+    first, second, other = (
+        load_model_and_tokenizer(ModelArguments(folder), adapter=adapter, seed=seed)[0] for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     trainable = {name: p for name, p in first.named_parameters() if p.requires_grad}
     assert trainable
@@ -65,9 +67,9 @@ def test_lora_is_decided_by_the_seed_and_leaves_the_random_state(folder: str) ->
 
 
 def test_unknown_lora_module_is_refused(folder: str) -> None:
-    arguments = ModelArguments(folder, use_peft=True, lora_target_modules=["no_such_module"])
-    with pytest.raises(ConfigError, match=r"lora_target_modules=\['no_such_module'\]"):
-        load_model_and_tokenizer(arguments)
+    adapter = AdapterArguments(use_peft=True, lora_target_modules=["no_such_module"])
+    with pytest.raises(ConfigError, match=r"lora_target_modules: no module .* 'no_such_module'"):
+        load_model_and_tokenizer(ModelArguments(folder), adapter=adapter)
 
 
 def test_checkpoint_without_a_language_head_warns(tmp_path: Path, words: PreTrainedTokenizerFast) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,113 @@ def test_unknown_flags_are_refused_with_a_suggestion(plain: Path, capsys: pytest
     with pytest.raises(SystemExit) as caught:
         replay(plain, "--verfy", "x")
     assert caught.value.code == 2 and "--verify" in capsys.readouterr().err
+
+
+# --- steps, branches, differences ----------------------------------------------------------------------
+
+
+def test_step_zero_is_the_base_model(plain: Path, recipe: str, tmp_path: Path) -> None:
+    replay(plain, "--upto_step", "0", "--save_to", str(tmp_path / "out"))
+    base = Path(read_recipe(recipe)["model_name_or_path"])
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("step", ["-1", "99"])
+def test_a_step_that_the_log_lacks_is_refused_before_the_model_is_loaded(
+    step: str, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, plain, "--upto_step", step, "--model_name_or_path", str(tmp_path / "none"))
+    assert f"upto_step must be in [0, {STEPS}], the log's length; got {step}" in said
+
+
+def test_the_log_may_be_named_by_its_folder(plain: Path, tmp_path: Path) -> None:
+    replay(plain, "--log", str(plain), "--output_dir", str(tmp_path), "--verify", str(plain))
+
+
+def test_ctrl_c_ends_with_130_and_one_line(
+    plain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoft.engine.ZOEngine.apply", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        replay(plain)
+    said = capsys.readouterr().err
+    assert caught.value.code == 130 and "interrupted" in said and "Traceback" not in said
+
+
+def test_a_long_replay_shows_how_far_it_is_on_a_terminal_only(
+    plain: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay(plain, "--disable_tqdm", "False")
+    assert "replay:" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    replay(plain, "--disable_tqdm", "False")
+    assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
+    replay(plain, "--disable_tqdm", "True")
+    assert "replay:" not in capsys.readouterr().err
+
+
+def test_a_branch_is_gone_on_with_by_resuming(
+    plain: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (plain / "zo_log").read_bytes()
+    replay(plain, "--upto_step", "10", "--branch_to", str(tmp_path), "--model_name_or_path", "./not_needed")
+    assert f"wrote the first 10 of {STEPS} steps to {tmp_path}" in capsys.readouterr().out
+    train(["--config", recipe, "--output_dir", str(tmp_path), "--resume"])
+    assert (tmp_path / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert (tmp_path / "zo_log").read_bytes() == before == (plain / "zo_log").read_bytes()
+    assert "a branch needs a folder of its own" in refused(capsys, plain, "--branch_to", str(plain))
+
+
+def diff(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["--diff", *argv])
+    return int(caught.value.code or 0)
+
+
+def test_diff_names_the_first_step_that_differs(
+    plain: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diff(str(plain), str(plain / "zo_log")) == 0
+    assert capsys.readouterr().out == f"all {STEPS} steps are identical\n"
+
+    main(["--config", str(plain / "resolved_config.yaml"), "--upto_step", "9", "--branch_to", str(tmp_path / "a")])
+    with pytest.warns(UserWarning, match="the log is followed"):
+        train(["--config", recipe, "--output_dir", str(tmp_path / "a"), "--resume", "--learning_rate", "2e-2"])
+    capsys.readouterr()
+    assert diff(str(plain), str(tmp_path / "a")) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("step 9 differs first: lrs (") and said.count("\n") == 1
+
+    train(["--config", recipe, "--output_dir", str(tmp_path / "b"), "--seed", "1", "--max_steps", "1"])
+    capsys.readouterr()
+    assert diff(str(plain), str(tmp_path / "b")) == 1
+    assert capsys.readouterr().out.startswith("seed: 42 | 1\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a"], "expected 2 arguments"),
+        (["a", "b", "c"], "unrecognized arguments: c"),
+        (["a", "b", "--upto_step", "3"], "unrecognized arguments: --upto_step 3"),
+        (["no_such", "b"], "no replay log can be read at no_such"),
+    ],
+)
+def test_diff_of_what_cannot_be_compared_is_trouble(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diff(*argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_diff_starts_at_once(plain: Path) -> None:
+    """Neither torch nor transformers is imported."""
+    script = (
+        "import sys\nfrom zoft.cli.replay import main\n"
+        "try: main(['--diff', sys.argv[1], sys.argv[1]])\n"
+        "finally: assert not {'torch', 'transformers', 'numba'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(plain)], check=True)

@@ -183,6 +183,7 @@ def test_changed_settings_are_not_resumed(train: Any, recipe: str, capsys: pytes
     )
     assert got == 1 and "seed: 42 (now 1)" in said
     assert (folder / "zo_log").read_bytes() == before
+    assert "seed: 1" not in (folder / "resolved_config.yaml").read_text(), "the log's own settings stay beside it"
 
 
 # --- kills ---------------------------------------------------------------------------------------------
@@ -192,7 +193,12 @@ VARIANTS = {
     "bf16": ["--dtype", "bfloat16", "--weight_decay", "0.1"],
     "accumulated": ["--gradient_accumulation_steps", "2", "--zo_method", "fzoo", "--zo_num_queries", "3"],
     "lora": ["--use_peft", "--lora_r", "2", "--save_total_limit", "1"],
+    "dora and head": ["--use_peft", "--use_dora", "--lora_r", "2", "--lora_modules_to_save", "lm_head"],
+    "prefix": ["--use_peft", "--peft_type", "prefix_tuning", "--num_virtual_tokens", "3"],
+    "prompt, log only": ["--use_peft", "--peft_type", "prompt_tuning", "--save_strategy", "no"],
     "log only": ["--save_strategy", "no", "--dtype", "bfloat16"],
+    "log checkpoints": ["--zo_checkpoints", "log", "--save_total_limit", "2"],
+    "snapshots": ["--zo_checkpoints", "log", "--zo_snapshot_steps", "6", "--save_total_limit", "1"],
 }
 
 
@@ -201,7 +207,7 @@ def _kill_and_compare(recipe: str, tmp_path: Path, variant: str, kills: int, see
     finish([*argv, "--output_dir", str(tmp_path / "whole")], tmp_path / "whole.txt")
     seen = train_through_kills(argv, tmp_path / "killed", kills, seed)
     assert any(0 < steps < STEPS for steps in seen), f"no kill found the run going: {seen}"
-    model = "adapter_model.safetensors" if variant == "lora" else "model.safetensors"
+    model = "adapter_model.safetensors" if "--use_peft" in argv else "model.safetensors"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (killed / "zo_log").read_bytes() == (whole / "zo_log").read_bytes(), seen
     assert (killed / model).read_bytes() == (whole / model).read_bytes(), seen
@@ -209,7 +215,7 @@ def _kill_and_compare(recipe: str, tmp_path: Path, variant: str, kills: int, see
     assert after[0] == after[1]
 
 
-@pytest.mark.parametrize("variant", ["plain", "bf16", "accumulated"])
+@pytest.mark.parametrize("variant", ["plain", "bf16", "accumulated", "prefix", "snapshots"])
 def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     variant: str, recipe: str, tmp_path: Path
 ) -> None:
@@ -221,6 +227,78 @@ def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_fifteen_kills(variant: str, seed: int, recipe: str, tmp_path: Path) -> None:
     _kill_and_compare(recipe, tmp_path, variant, kills=15, seed=seed)
+
+
+def _killed_at(recipe: str, folder: Path, event: int) -> bool:
+    """Kill a run at one change to its files, resume it, compare; False if the run ended before that change."""
+    argv = ["--config", recipe, "--save_strategy", "steps", "--save_steps", "2", "--max_steps", "8"]
+    argv += VARIANTS["snapshots"]
+    whole, killed = folder / "whole", folder / f"killed-{event}"
+    if not whole.exists():
+        finish([*argv, "--output_dir", str(whole)], folder / "whole.txt")
+    argv = [*argv, "--output_dir", str(killed)]
+    process = start_training(argv, folder / "killed.txt", die_at=event)
+    process.join(120)
+    if process.exitcode == 0:
+        return False
+    assert process.exitcode == -signal.SIGKILL, (folder / "killed.txt").read_text()
+    finish([*argv, "--resume"] if (killed / "zo_log").exists() else argv, folder / "killed.txt")
+    assert (killed / "zo_log").read_bytes() == (whole / "zo_log").read_bytes(), event
+    assert weights(killed) == weights(whole), event
+    names = [{path.name for path in run.iterdir() if path.is_dir()} for run in (whole, killed)]
+    assert names[0] == {"checkpoint-8", "zo_snapshot-6"} <= names[1], event
+    # A finished run that is resumed saves nothing more, so what the kill has left of a rotation may stay.
+    assert all(name == "checkpoint-6" or name.endswith(".old") for name in names[1] - names[0]), event
+    settings = [(run / "resolved_config.yaml").read_text().replace(str(run), "") for run in (whole, killed)]
+    assert settings[0] == settings[1], event
+    return True
+
+
+@pytest.mark.parametrize("event", [1, 3])
+def test_a_run_killed_while_its_log_is_begun(event: int, recipe: str, tmp_path: Path) -> None:
+    assert _killed_at(recipe, tmp_path, event)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_each_change_to_its_files(recipe: str, tmp_path: Path) -> None:
+    """In the middle of every checkpoint, snapshot, rotation, and of the final model."""
+    event = 1
+    while _killed_at(recipe, tmp_path, event):
+        event += 1
+    assert event > 50, "so many changes there are"
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe: str, tmp_path: Path) -> None:
+    argv = ["--config", recipe, "--output_dir", str(tmp_path / "run"), "--max_steps", "2000"]
+    process = start_training(argv, tmp_path / "first.txt")
+    try:
+        while steps_logged(tmp_path / "run" / "zo_log") < 2 and process.is_alive():
+            time.sleep(0.001)
+        settings = (tmp_path / "run" / "resolved_config.yaml").read_text()
+        for flags in (["--resume"], [], ["--seed", "1"]):
+            second = start_training([*argv, *flags], tmp_path / "second.txt")
+            second.join(120)
+            assert second.exitcode == 1, (tmp_path / "second.txt").read_text()
+    finally:
+        process.kill()
+        process.join()
+    said = (tmp_path / "second.txt").read_text()
+    assert said.count("another process is writing") == 3 and "Traceback" not in said and "before:" not in said
+    assert (tmp_path / "run" / "resolved_config.yaml").read_text() == settings
+    assert not (tmp_path / "run" / "zo_log.1").exists()
+    done = steps_logged(tmp_path / "run" / "zo_log")
+    finish([*argv, "--resume", "--max_steps", str(done + 1)], tmp_path / "third.txt")
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_evaluated(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    got, said = refused(capsys, "--config", recipe, "--output_dir", str(tmp_path / "file"))
+    assert got == 2 and "cannot be written: File exists" in said
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    got, said = refused(capsys, "--config", recipe, "--output_dir", str(tmp_path / "run"))
+    assert got == 2 and "cannot be written: it is read-only" in said
 
 
 def test_ctrl_c_ends_with_130_and_a_log_that_can_be_resumed(recipe: str, tmp_path: Path) -> None:

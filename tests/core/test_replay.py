@@ -221,8 +221,9 @@ def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_another_version_of_format_or_noise_is_refused(logged: tuple[Run, Path], key: str, tmp_path: Path) -> None:
     header = ReplayLog.open(logged[1]).header
     ReplayLog.create(tmp_path / "future", {**header, key: 99})
-    with pytest.raises(ReplayError, match=f"{key} version 99.*reads 1"):
-        ReplayLog.open(tmp_path / "future")
+    base, _ = make("llama")
+    with pytest.raises(ReplayError, match=f"{key} version 99; this zoft .* 1. Use the zoft"):
+        zoft.replay(base, tmp_path / "future")
 
 
 def test_every_damaged_header_byte_is_noticed(logged: tuple[Run, Path]) -> None:
@@ -535,9 +536,9 @@ def test_settings_that_do_not_touch_the_weights_may_change(logged: tuple[Run, Pa
 def test_another_learning_rate_warns_and_the_log_is_followed(logged: tuple[Run, Path]) -> None:
     resumed = start(lr=5e-3)
     resumed.opt.resume_log(logged[1])
-    for step in range(STEPS):
-        with pytest.warns(zoft.ZoftWarning, match=rf"step {step} was logged with lr .* the schedule now says"):
-            resumed.step(step)
+    with pytest.warns(zoft.ZoftWarning, match=r"step 0 was logged with lr .* the schedule now says"):
+        resumed.step(0)
+    resumed.steps(1, STEPS)  # said once: another warning would be an error here
     assert digest(resumed.model) == digest(logged[0].model)
 
 

@@ -75,7 +75,7 @@ def refused(folder: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "fsdp_version"),
+        ({"version": 1}, "FSDP1 flattens"),
         ({"save_strategy": "steps"}, "save_only_model"),
     ],
 )

@@ -112,7 +112,7 @@ def test_the_callback_does_as_the_mixin(query_parallel: int, tmp_path: Path) -> 
     assert (tmp_path / "callback" / "zo_log").read_bytes() == (tmp_path / "mixin" / "zo_log").read_bytes()
 
 
-def _resumed(folder: str, max_steps: int) -> str:
+def _resumed(folder: str, max_steps: int, **options: Any) -> str:
     model, _ = make("llama")
     trainer = trainer_of(
         Path(folder),
@@ -121,6 +121,7 @@ def _resumed(folder: str, max_steps: int) -> str:
         save_strategy="steps",
         save_steps=2,
         lr_scheduler_type="constant",
+        **options,
     )
     trainer.train(resume_from_checkpoint=(Path(folder) / "zo_log").exists() or None)
     return digest(model)
@@ -140,6 +141,25 @@ def test_a_run_of_two_processes_resumes(keep: bool, tmp_path: Path) -> None:
     base, _ = make("llama")
     zoft.replay(base, tmp_path / "split" / "zo_log")
     assert digest(base) == want[0]
+
+
+def _log_only(folder: str, max_steps: int) -> str:
+    return _resumed(folder, max_steps, zo_checkpoints="log", zo_snapshot_steps=4)
+
+
+def test_a_run_of_two_processes_resumes_from_a_checkpoint_without_weights(tmp_path: Path) -> None:
+    want = run_ranks(2, _resumed, str(tmp_path / "whole"), 8)
+    run_ranks(2, _log_only, str(tmp_path / "split"), 7)
+    assert sorted(p.name for p in (tmp_path / "split").glob("*-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+        "checkpoint-7",
+        "zo_snapshot-4",
+    ]
+    (tmp_path / "split" / "checkpoint-7" / "trainer_state.json").unlink()
+    assert run_ranks(2, _log_only, str(tmp_path / "split"), 8) == want
+    assert (tmp_path / "split" / "zo_log").read_bytes() == (tmp_path / "whole" / "zo_log").read_bytes()
 
 
 def _endless_data(folder: str) -> None:

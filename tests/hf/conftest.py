@@ -62,8 +62,11 @@ def trainer_of(
     evaluation: list[Row] | None = None,
     callbacks: Any = None,
     cls: Any = zoft.ZOTrainer,
+    zo_checkpoints: str | None = None,
+    zo_snapshot_steps: int | None = None,
     **changes: Any,
 ) -> Any:
+    checkpoints: dict[str, Any] = {"zo_checkpoints": zo_checkpoints, "zo_snapshot_steps": zo_snapshot_steps}
     return cls(
         model=make("llama", dtype)[0] if model is None else model,
         args=arguments(output_dir, **changes),
@@ -71,6 +74,7 @@ def trainer_of(
         train_dataset=rows() if train is None else train,
         eval_dataset=evaluation,
         callbacks=callbacks,
+        **{name: value for name, value in checkpoints.items() if value is not None},
     )
 
 
@@ -78,6 +82,7 @@ def with_callback(cls: type[Trainer] = Trainer) -> Any:
     """What makes a Trainer for :func:`trainer_of` with a ``ZOCallback`` in place of ``zo=``."""
 
     def made(*, zo: zoft.ZOConfig, callbacks: Any = None, **options: Any) -> Trainer:
-        return cls(callbacks=[zoft.ZOCallback(zo), *(callbacks or [])], **options)
+        ours = {name: options.pop(name) for name in ("zo_checkpoints", "zo_snapshot_steps") if name in options}
+        return cls(callbacks=[zoft.ZOCallback(zo, **ours), *(callbacks or [])], **options)
 
     return made

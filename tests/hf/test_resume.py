@@ -103,6 +103,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert losses(trainer) == pytest.approx(want_losses, abs=1e-6), "also those of steps taken from the log"
 
 
+@pytest.mark.parametrize("max_steps", [5, 8, 13], ids=["within an epoch", "at its end", "in the second"])
+def test_resuming_a_finished_run_takes_no_step(max_steps: int, tmp_path: Path) -> None:
+    options = {"max_steps": max_steps, "save_steps": max_steps}
+    want, log, _ = whole_run(tmp_path, **options)
+    trainer = trainer_of(tmp_path, **{**SAVING, **options})
+    trainer.train(resume_from_checkpoint=True)
+    assert (digest(trainer.model), (tmp_path / "zo_log").read_bytes()) == (want, log)
+    assert trainer.state.global_step == max_steps
+
+
 @pytest.mark.parametrize("method", method_names())
 @pytest.mark.parametrize("stop", [1, 7])
 def test_ctrl_c_and_a_new_trainer(stop: int, method: str, tmp_path: Path) -> None:

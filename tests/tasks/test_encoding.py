@@ -45,6 +45,16 @@ def test_truncation_leaves_room_for_the_options(causal_tokenizer: PreTrainedToke
     assert encoder.collator()([encoded[0]])["input_ids"].shape[-1] <= 32
 
 
+def test_truncation_leaves_room_for_virtual_tokens(
+    causal_tokenizer: PreTrainedTokenizerFast, masked_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    row = {"text": "a film " * 80, "label": 0}
+    encoded = PromptEncoder(TASK, causal_tokenizer, max_length=32, reserved=5).encode([row])
+    assert 23 <= len(encoded[0]["input_ids"]) <= 27
+    encoded = PromptEncoder(MASKED, masked_tokenizer, reserved=5).encode([row])
+    assert len(encoded[0]["input_ids"]) <= 59, "64 less 5"
+
+
 def test_truncated_masked_prompt_keeps_its_mask(masked_tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = PromptEncoder(MASKED, masked_tokenizer).encode([{"text": "a film " * 80, "label": 0}])
     assert len(encoded[0]["input_ids"]) <= 64, "the tokenizer's own limit is the default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments import AdapterArguments, ModelArguments
+from zoft.cli.quantised import quantization
 from zoft.errors import ConfigError, ZoftWarning
 from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.gguf import load_gguf
@@ -24,15 +26,22 @@ __all__ = ["load_model_and_tokenizer"]
 
 TaskKind = Literal["causal", "masked"]
 
+NO_ADAPTER = "Quantised weights cannot be trained, only adapters over them: add --use_peft"
+
 
 def load_model_and_tokenizer(
-    arguments: ModelArguments, task_kind: TaskKind = "causal", *, seed: int = 0
+    arguments: ModelArguments,
+    task_kind: TaskKind = "causal",
+    *,
+    adapter: AdapterArguments | None = None,
+    seed: int = 0,
 ) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
-    """Load the model (with a LoRA adapter if ``use_peft``) and its tokenizer.
+    """Load the model (with an adapter over it if ``use_peft``) and its tokenizer.
 
     Args:
         arguments: Where from, and in which precision.
         task_kind: ``masked`` for templates with ``[MASK]``, else ``causal``.
+        adapter: Which adapter to put over the model, if any.
         seed: Decides every freshly initialised weight, so that a run can be replayed; the global random
             state is left as it was.
 
@@ -40,6 +49,9 @@ def load_model_and_tokenizer(
         AssetError: A packaged model is unknown, missing or altered.
         ConfigError: The arguments name no model that can be loaded; the message says what to name instead.
     """
+    adapter = adapter or AdapterArguments()
+    if arguments.is_quantised and not adapter.use_peft:
+        raise ConfigError(NO_ADAPTER)
     name, gguf_file = _source(arguments)
     dtype = _dtype(arguments.dtype)
     with torch.random.fork_rng(devices=[]):
@@ -48,6 +60,10 @@ def load_model_and_tokenizer(
             if gguf_file is not None:
                 if task_kind == "masked":
                     raise ConfigError("GGUF files hold causal models, but the template contains [MASK]")
+                if arguments.device_map is not None:
+                    raise ConfigError("device_map does not go with GGUF files; name another format")
+                if arguments.is_quantised:
+                    raise ConfigError("load_in_8bit and load_in_4bit do not go with GGUF files; name another format")
                 model, tokenizer = load_gguf(
                     name,
                     gguf_file,
@@ -61,7 +77,14 @@ def load_model_and_tokenizer(
                 f"model_name_or_path {name!r} could not be loaded: {error}\n"
                 "Without network, name a local folder, a .gguf file, or packaged:smollm2-135m-instruct"
             ) from error
-        return (_with_lora(model, arguments, task_kind) if arguments.use_peft else model), tokenizer
+        if not adapter.use_peft:
+            if getattr(model, "is_quantized", False):
+                raise ConfigError(f"{name} is a quantised model. {NO_ADAPTER}")
+            return model, tokenizer
+
+        from zoft.cli.adapters import with_adapter  # imports PEFT, which a run without adapters need not wait for
+
+        return with_adapter(model, tokenizer, adapter, masked=task_kind == "masked"), tokenizer
 
 
 def _source(arguments: ModelArguments) -> tuple[str, str | None]:
@@ -83,6 +106,16 @@ def _source(arguments: ModelArguments) -> tuple[str, str | None]:
     return (str(path) if path.is_dir() else name), arguments.gguf_file
 
 
+def _device_map(given: str | None) -> str | dict[str, Any] | None:
+    if given is None or not given.lstrip().startswith("{"):
+        return given
+    try:
+        parsed: dict[str, Any] = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"device_map: expected a name or a JSON object, got {given!r} ({error})") from None
+    return parsed
+
+
 def _dtype(name: str) -> torch.dtype | Literal["auto"]:
     if name == "auto":
         return "auto" if torch.cuda.is_available() else torch.float32
@@ -100,9 +133,11 @@ def _from_pretrained(
         loaded: Any = loader.from_pretrained(
             name,
             dtype=dtype,
+            device_map=_device_map(arguments.device_map),
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=arguments.trust_remote_code,
             output_loading_info=True,
+            **quantization(arguments),
         )
     except ValueError as error:  # an architecture without this head, an unknown attention, remote code not trusted
         raise ConfigError(f"{name!r} could not be loaded as a {task_kind} language model: {error}") from error
@@ -116,22 +151,3 @@ def _from_pretrained(
             stacklevel=3,
         )
     return model, tokenizer
-
-
-def _with_lora(model: PreTrainedModel, arguments: ModelArguments, task_kind: TaskKind) -> torch.nn.Module:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ConfigError("use_peft needs the package 'peft', which is not installed; run: pip install peft") from None
-    targets: Any = arguments.lora_target_modules
-    config = LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        task_type="CAUSAL_LM" if task_kind == "causal" else None,
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:  # no module of that name, or no default for the architecture
-        raise ConfigError(f"lora_target_modules={targets}: {error}") from error

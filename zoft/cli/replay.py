@@ -1,17 +1,22 @@
-"""``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log."""
+"""``zoft-replay --config recipe.yaml``: rebuild fine-tuned weights from the base model and the replay log.
+
+``zoft-replay --diff A B`` says where two runs part. It needs no recipe and no model, and imports no transformers.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
-from zoft.cli.train import load, prompted_task
-from zoft.errors import ReplayError
+from zoft.errors import ConfigError, ReplayError
+
+if TYPE_CHECKING:
+    from zoft.cli.config import ParsedArguments
 
 PROG = "zoft-replay"
 
@@ -22,24 +27,70 @@ class ReplayArguments:
 
     _argument_group_name = "replay"
 
-    log: str | None = field(default=None, metadata={"help": "The replay log; default: zo_log in output_dir."})
-    upto_step: int | None = field(default=None, metadata={"help": "Replay this many steps; default: all."})
+    log: str | None = field(
+        default=None, metadata={"help": "The replay log or the folder that holds it; default: output_dir."}
+    )
+    upto_step: int | None = field(
+        default=None, metadata={"help": "Replay this many steps (0: the base model itself); default: all."}
+    )
     save_to: str | None = field(default=None, metadata={"help": "Write the replayed model into this folder."})
+    merge_adapter: bool = field(
+        default=False,
+        metadata={"help": "With save_to: write a plain model that has the adapter in its weights (LoRA, DoRA, IA3)."},
+    )
     verify: str | None = field(
         default=None, metadata={"help": "Compare, bit for bit, with the model saved in this folder."}
+    )
+    branch_to: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start a run folder with the log up to upto_step: zoft-train --resume goes on from that step there."
+        },
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``zoft-replay``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--diff" in argv:
+        run_diff(argv)
+    from zoft.cli.config import TRAIN_GROUPS, parse_cli, user_errors
+
     parsed = parse_cli(
-        sys.argv[1:] if argv is None else argv,
+        argv,
         prog=PROG,
-        description="Rebuild fine-tuned weights from the base model and a run's log. Needs no data.",
+        description="Rebuild fine-tuned weights from the base model and a run's log; needs no data. "
+        f"Or say where two runs part: {PROG} --diff A B.",
         groups=(*TRAIN_GROUPS, ReplayArguments),
     )
     with user_errors(PROG):
-        run(parsed)
+        try:
+            run(parsed)
+        except KeyboardInterrupt:
+            print(f"\n{PROG}: interrupted. The run's files are as they were.", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def run_diff(argv: Sequence[str]) -> NoReturn:
+    """Print where two logs part.
+
+    Raises:
+        SystemExit: Code 0 if they are identical, 1 if they differ, 2 if one cannot be read.
+    """
+    parser = argparse.ArgumentParser(prog=PROG, description="Say where two runs part.", allow_abbrev=False)
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), required=True, help="Two logs, or the runs' folders.")
+    names = parser.parse_args(argv).diff
+
+    from zoft.log_file import ReplayLog
+    from zoft.replay_diff import diff_logs
+
+    try:
+        a, b = (ReplayLog.open(_log_file(name)) for name in names)
+    except ReplayError as error:
+        parser.exit(2, f"{PROG}: error: {error}\n")
+    difference = diff_logs(a, b)
+    print("\n".join(difference.lines()), flush=True)
+    raise SystemExit(0 if difference.identical else 1)
 
 
 def run(parsed: ParsedArguments) -> None:
@@ -47,26 +98,57 @@ def run(parsed: ParsedArguments) -> None:
 
     Raises:
         ReplayError: If the log does not fit the model, or the result differs from the model to verify.
+        ConfigError: If an adapter is to be merged that cannot be.
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.arguments import DataArguments
-    from zoft.hf.trainer import LOG_NAME
-    from zoft.replay_log import replay
+    from zoft.cli.arguments import AdapterArguments, DataArguments
+    from zoft.cli.train import load, prompted_task
+    from zoft.log_file import ReplayLog, branch
+    from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
-    model, tokenizer = load(parsed, prompted_task(parsed.get(DataArguments)))
-    path = Path(options.log) if options.log else Path(str(args.output_dir), LOG_NAME)
+    if options.merge_adapter and options.save_to is None:
+        raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
+    task = prompted_task(parsed.get(DataArguments))
+    path = _log_file(options.log or str(args.output_dir))
+    # Before the model, which may take minutes to load.
+    log = ReplayLog.open(path)
+    steps = check_upto(log, options.upto_step)
+    if options.branch_to:
+        branch(log, steps, options.branch_to)
+        print(
+            f"wrote the first {steps} of {len(log.records)} steps to {options.branch_to}; go on from there with "
+            f"zoft-train --config ... --output_dir {options.branch_to} --resume",
+            flush=True,
+        )
+        if not (options.save_to or options.verify):
+            return
+    model, tokenizer = load(parsed, task)
+    if parsed.get(AdapterArguments).use_peft:
+        from zoft.cli.adapters import recall_start
+
+        recall_start(model, path.parent)
     started = time.perf_counter()
-    steps = replay(model, path, options.upto_step)
+    replay(model, path, steps, progress=not args.disable_tqdm)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)
     if options.verify:
         _verify(model, Path(options.verify))
         print(f"{options.verify} is bit-identical", flush=True)
+    if options.merge_adapter:
+        from zoft.cli.adapters import merge
+
+        model = merge(model)
     if options.save_to:
         model.save_pretrained(options.save_to)
         tokenizer.save_pretrained(options.save_to)
         print(f"wrote {options.save_to}", flush=True)
+
+
+def _log_file(name: str) -> Path:
+    from zoft.log_file import LOG_NAME
+
+    return Path(name, LOG_NAME) if Path(name).is_dir() else Path(name)
 
 
 def _verify(model: Any, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
+from zoft.locked_file import check_free
+from zoft.log_file import LOG_NAME
 
 if TYPE_CHECKING:
     from zoft.hf.prompted import PromptedTrainer
@@ -43,6 +47,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.evaluation.classification import evaluate_prompted
+    from zoft.hf.prompted import OnceLogged
     from zoft.method import build_method
     from zoft.tasks.prompted import option_scores
 
@@ -54,10 +59,15 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     data = load_data(parsed, task, tokenizer)
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        dump_resolved(output_dir / "resolved_config.yaml", parsed, resolved_settings(config))
+        _claim(output_dir)
+    if parsed.get(AdapterArguments).use_peft:
+        start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
 
     trainer = make_trainer(parsed, config, model, tokenizer, data)
+    if args.process_index == 0:
+        # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
+        settings = output_dir / "resolved_config.yaml"
+        trainer.add_callback(OnceLogged(lambda: dump_resolved(settings, parsed, resolved_settings(config))))
 
     def evaluate(rows: EncodedPrompts) -> dict[str, Any]:
         return dict(
@@ -96,6 +106,17 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     return metrics
 
 
+def _claim(output_dir: Path) -> None:
+    """Make the folder, and refuse one that cannot be written or is being written, before minutes have been spent."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        check_free(output_dir / LOG_NAME)
+        if not os.access(output_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only for this user")
+    except OSError as error:
+        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
+
+
 @dataclass(frozen=True)
 class Data:
     """Encoded rows and what encodes them.
@@ -132,9 +153,25 @@ def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
     from zoft.cli.models import load_model_and_tokenizer
 
     args = parsed.get(TrainingArguments)
-    kind = "masked" if task.is_masked else "causal"
-    model, tokenizer = load_model_and_tokenizer(parsed.get(ModelArguments), kind, seed=args.seed)  # type: ignore[arg-type]
-    return model.to(args.device), tokenizer
+    model, tokenizer = load_model_and_tokenizer(
+        parsed.get(ModelArguments),
+        "masked" if task.is_masked else "causal",
+        adapter=parsed.get(AdapterArguments),
+        seed=args.seed,
+    )
+    # A quantised model is quantised where it is to stay, and a device map says where that is.
+    settled = parsed.get(ModelArguments).is_quantised or parsed.get(ModelArguments).device_map is not None
+    return model if settled else model.to(args.device), tokenizer
+
+
+def start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
+    """Keep where the adapter starts from for replays; a resumed run starts where it started the first time."""
+    from zoft.cli.adapters import START, keep_start, recall_start
+
+    if resume and (output_dir / START).is_dir():
+        recall_start(model, output_dir)
+    elif keep:
+        keep_start(model, output_dir)
 
 
 def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Data:
@@ -158,7 +195,7 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
         max_eval_samples=data.max_eval_samples,
     )
     splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
-    encoder = PromptEncoder(task, tokenizer, data.max_length)
+    encoder = PromptEncoder(task, tokenizer, data.max_length, reserved=parsed.get(AdapterArguments).virtual_tokens)
     train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
     _say(
         f"{len(train)} training rows, {len(evaluation)} held-out rows; "
@@ -174,13 +211,15 @@ def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenize
 
     from zoft.hf.prompted import PromptedTrainer, accuracy
 
-    args = parsed.get(TrainingArguments)
+    args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     return PromptedTrainer(
         model=model,
         args=args,
         zo=config,
+        zo_checkpoints=options.zo_checkpoints,
+        zo_snapshot_steps=options.zo_snapshot_steps,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         data_collator=data.encoder.collator(),

@@ -29,15 +29,20 @@ class ZOCallback(LogKeeper):
 
     Args:
         config: The zeroth-order configuration.
+        zo_checkpoints: See :class:`zoft.ZOTrainerMixin`.
+        zo_snapshot_steps: See :class:`zoft.ZOTrainerMixin`.
 
     Raises:
         ConfigError: In Trainer's constructor, if the Trainer is asked for something that forward-only training
             cannot do, or has another ZOCallback; at the start of training, if the callback was added later.
     """
 
-    def __init__(self, config: ZOConfig | None = None) -> None:
+    def __init__(
+        self, config: ZOConfig | None = None, *, zo_checkpoints: str = "full", zo_snapshot_steps: int | None = None
+    ) -> None:
         super().__init__(None)
         self.config = config or ZOConfig()
+        self._checkpoints = (zo_checkpoints, zo_snapshot_steps)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take hold of the Trainer that is being made."""
@@ -52,6 +57,7 @@ class ZOCallback(LogKeeper):
             raise ConfigError("callbacks=[...] holds more than one ZOCallback; a run has one configuration.")
         ZOTrainerMixin._set_up(trainer, self.config)
         refuse(trainer, self.config)
+        ZOTrainerMixin._choose_checkpoints(trainer, *self._checkpoints, self.config)
         self._trainer = trainer
         trainer.train = self._lending(trainer)
 

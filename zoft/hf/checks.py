@@ -44,6 +44,17 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
             "deepspeed was asked for; it shards gradients and optimizer state, of which zeroth-order training has "
             "none, and keeps weights where their perturbation cannot reach them. Leave it out."
         )
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ConfigError(
+            "FSDP1 flattens weights together, so that their elements can no longer be told apart. Use FSDP2: "
+            "fsdp_config={'version': 2}."
+        )
+    if plugin is not None and args.save_strategy != "no" and not args.save_only_model:
+        raise ConfigError(
+            "with FSDP, checkpoints would hold an optimizer's shards, which there are not. Set save_only_model=True or "
+            "save_strategy='no': a run resumes from its replay log."
+        )
     if args.n_gpu > 1:
         raise ConfigError(
             f"one process was started where there are {args.n_gpu} GPUs. Start one for each (accelerate launch "

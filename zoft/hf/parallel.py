@@ -9,9 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from torch import nn
 
 from zoft.distributed import Replicas
 from zoft.errors import ConfigError
+from zoft.storage import named_slots
 
 
 @contextmanager
@@ -26,6 +28,18 @@ def models_stay_bare(accelerator: Accelerator) -> Iterator[None]:
         yield
     finally:
         del accelerator.prepare_model
+
+
+def declare_offloading(model: Any) -> None:
+    """Say of a model under ``accelerate.cpu_offload`` or ``disk_offload`` that it is offloaded.
+
+    Trainer, Accelerate and ``save_pretrained`` go by the attribute ``hf_device_map``, which only ``device_map`` and
+    ``dispatch_model`` leave; without it they try to move weights that are not there.
+    """
+    if isinstance(model, nn.Module) and getattr(model, "hf_device_map", None) is None:
+        kept = {name: "cpu" for name, slot in named_slots(model).items() if slot.keeper is not None}
+        if kept:
+            model.hf_device_map = kept  # type: ignore[assignment]
 
 
 def share_batches(loader: Any, replicas: Replicas) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from zoft.hf.trainer import ZOTrainerMixin
 from zoft.tasks.prompted import option_scores
@@ -34,6 +35,17 @@ class _PromptedLoss(Trainer):
 
 class PromptedTrainer(ZOTrainerMixin, _PromptedLoss):  # type: ignore[misc]
     """Zeroth-order prompted classification, as ``zoft-train`` runs it."""
+
+
+class OnceLogged(TrainerCallback):
+    """Calls a function when a run begins and its log is open; add it after the trainer was made."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """See the class."""
+        self._function()
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

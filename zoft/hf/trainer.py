@@ -7,7 +7,6 @@ seam), so accumulation, schedulers, logging, evaluation and saving are Trainer's
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,19 +22,24 @@ from zoft.errors import ConfigError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
+from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
-from zoft.hf.parallel import models_stay_bare, share_batches
+from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
+from zoft.hf.unchanged import check_changed
+from zoft.log_file import LOG_NAME
 from zoft.optim import ZOOptimizer
 from zoft.types import ZOConfig
 
-LOG_NAME = "zo_log"
 
-
-class ZOTrainerMixin:
+class ZOTrainerMixin(LogCheckpoints):
     """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
 
     Args:
         zo: The zeroth-order configuration.
+        zo_checkpoints: ``"full"``: as Trainer saves them. ``"log"``: without the weights, which resuming
+            rebuilds from the replay log.
+        zo_snapshot_steps: With ``"log"``: save the whole model too, about every so many steps, which bounds how
+            far resuming replays. None: never; resuming then needs the base weights.
         *args: The Trainer's own.
         **kwargs: The Trainer's own.
 
@@ -46,11 +50,21 @@ class ZOTrainerMixin:
     args: TrainingArguments
     model: nn.Module
     accelerator: Any
+    control: TrainerControl
 
-    def __init__(self, *args: Any, zo: ZOConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        zo: ZOConfig | None = None,
+        zo_checkpoints: str = "full",
+        zo_snapshot_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._set_up(zo or ZOConfig())
+        declare_offloading(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         refuse(self, self.zo)
+        self._choose_checkpoints(zo_checkpoints, zo_snapshot_steps, self.zo)
         self.add_callback(LogKeeper(self))  # type: ignore[attr-defined]
 
     def _set_up(self, zo: ZOConfig) -> None:
@@ -120,6 +134,9 @@ class ZOTrainerMixin:
             resume_from_checkpoint: As in Trainer. ``True`` also accepts an output directory that holds a
                 replay log and no checkpoint: logged steps are then repeated from the log.
             **kwargs: Trainer's own.
+
+        Raises:
+            UnchangedError: Steps were taken, and no weight changed by a single bit; the message says why.
         """
         self._resume_log, self._resumed_at = bool(resume_from_checkpoint), None
         if resume_from_checkpoint is True:
@@ -131,10 +148,20 @@ class ZOTrainerMixin:
         self._checkpoint = resume_from_checkpoint or None
         with models_stay_bare(self.accelerator):
             try:
-                return super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
+                result = super().train(resume_from_checkpoint=self._checkpoint, **kwargs)  # type: ignore[misc]
             finally:
                 if self._zo_optimizer is not None:
                     self._zo_optimizer.close_log()
+            if self._zo_optimizer is not None:
+                check_changed(self._zo_optimizer, self.args.learning_rate)
+        return result
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's, unless the run was finished when it was resumed: Trainer would take one step too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
 
     @property
     def zo_engine(self) -> ZOEngine:
@@ -145,10 +172,6 @@ class ZOTrainerMixin:
 
     # --- the replay log ---------------------------------------------------------------------------------
 
-    @property
-    def _log_path(self) -> Path:
-        return Path(str(self.args.output_dir), LOG_NAME)
-
     def _open_log(self) -> None:
         assert self._zo_optimizer is not None
         optimizer, path = self._zo_optimizer, self._log_path
@@ -157,14 +180,9 @@ class ZOTrainerMixin:
             if optimizer.engine.step == 0:
                 optimizer.start_log(path)
             return
-        if self._checkpoint is not None and not path.exists():
-            beside = Path(self._checkpoint).parent / LOG_NAME
-            if not beside.exists():
-                raise ReplayError(
-                    f"resuming from {self._checkpoint} needs the run's replay log; there is none at {path} or {beside}."
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(beside, path)
+        if self._checkpoint is not None:
+            checkpoint = Path(self._checkpoint)
+            optimizer.replicas.from_first(lambda: self._bring_log(checkpoint))
         if self._checkpoint is None and optimizer.engine.step:
             raise ReplayError(
                 f"there is no checkpoint to resume from, and the log at {path} starts from the base weights, which "

@@ -23,7 +23,7 @@ from zoft.directions import Directions
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
-from zoft.storage import named_slots
+from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
@@ -32,6 +32,7 @@ _CPU_BLOCK_BYTES = 8 * 2**20
 # must first take from them: that made a matrix's noise twice as slow. So places are used in turn.
 _CPU_RING_BYTES = 16 * 2**20
 _ALIGN = 64
+_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 
 
 class StreamPlacement:
@@ -54,11 +55,15 @@ class StreamPlacement:
         # Tied weights have several owners. Which parameter object an owner holds may differ from one forward to the
         # next (offloading), so it is looked up by its name there.
         trained = {t.slot.identity(): t for t in trainables}
-        owners: dict[nn.Module, dict[str, Trainable]] = {}
+        # Containers of parameters have no forward; what they hold is read by the module around them.
+        readers: dict[nn.Module, nn.Module] = {
+            child: module for module in model.modules() for child in module.children() if isinstance(child, _CONTAINERS)
+        }
+        owners: dict[nn.Module, dict[Slot, Trainable]] = {}
         for slot in named_slots(model).values():
             trainable = trained.get(slot.identity())
             if trainable is not None:
-                owners.setdefault(slot.module, {})[slot.attribute] = trainable
+                owners.setdefault(readers.get(slot.module, slot.module), {})[slot] = trainable
         self._owners = list(owners.items())
 
     # --- the placement protocol -------------------------------------------------------------------------
@@ -105,13 +110,13 @@ class StreamPlacement:
     # --- one module's forward ---------------------------------------------------------------------------
 
     def _wrapped(
-        self, module: nn.Module, original: Callable[..., Any], owned: dict[str, Trainable]
+        self, module: nn.Module, original: Callable[..., Any], owned: dict[Slot, Trainable]
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._called.add(module)
             if not self._terms:
                 return original(*args, **kwargs)
-            uses = {id(parameter): _Use(parameter, owned[name]) for name, parameter in _held(module, owned)}
+            uses = {id(parameter): _Use(parameter, owned[slot]) for slot, parameter in _held(owned)}
             # A tied parameter may be swapped already, by a module around this one.
             whole, sliced = self._split(module, [use for key, use in uses.items() if key not in self._active])
             with self._swapped(whole) as buffers:
@@ -242,8 +247,8 @@ class _Use(NamedTuple):
     trainable: Trainable
 
 
-def _held(module: nn.Module, names: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name in names if (parameter := module._parameters[name]) is not None]
+def _held(slots: Iterable[Slot]) -> list[tuple[Slot, nn.Parameter]]:
+    return [(s, parameter) for s in slots if (parameter := s.module._parameters[s.attribute]) is not None]
 
 
 def _aligned(numel: int) -> int:

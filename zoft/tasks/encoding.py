@@ -116,13 +116,21 @@ class PromptEncoder:
         task: The template and the label words.
         tokenizer: The model's tokenizer; it is not changed.
         max_length: The longest input in tokens; default: what the tokenizer says the model can take.
+        reserved: How many of them something else needs, such as an adapter's virtual tokens.
 
     Raises:
         ConfigError: Two options have the same tokens, a masked task's option has several, or a token is
             missing.
     """
 
-    def __init__(self, task: PromptedTask, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    def __init__(
+        self,
+        task: PromptedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None = None,
+        *,
+        reserved: int = 0,
+    ) -> None:
         self.task = task
         self.tokenizer = tokenizer
         if task.is_masked and tokenizer.mask_token is None:
@@ -135,7 +143,7 @@ class PromptEncoder:
         self._check_options()
         limit = tokenizer.model_max_length if max_length is None else max_length
         extra = max(map(len, self.options)) - 1  # the option's own tokens, but the last, follow the prompt
-        self.budget = min(limit, UNLIMITED) - extra
+        self.budget = min(limit, UNLIMITED) - extra - reserved
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> EncodedPrompts:
         """Tokenise checked rows (see `zoft.tasks.data.load_splits`).

@@ -156,7 +156,10 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
     inputs = {name: batch[name].reshape(-1, length) for name in ("input_ids", "attention_mask")}
     accepted = _argument_names(type(base).forward)
-    if "position_ids" in batch and "position_ids" in accepted:
+    if _puts_prompt_in_front(model):
+        # PEFT puts its tokens before a row's padding and takes no positions, so padding must not come first.
+        inputs, positions = _padded_on_the_right(inputs, positions)
+    elif "position_ids" in batch and "position_ids" in accepted:
         inputs["position_ids"] = batch["position_ids"].reshape(-1, length)
     options = {"use_cache": False} if "use_cache" in accepted else {}
 
@@ -195,6 +198,25 @@ def _language_model(model: nn.Module) -> PreTrainedModel:
         if isinstance(module, PreTrainedModel):
             return module
     raise ConfigError(f"expected a language model of transformers, got {type(model).__name__}")
+
+
+def _puts_prompt_in_front(model: nn.Module) -> bool:
+    """Whether a PEFT adapter around the language model embeds virtual tokens before each row's own."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return False
+        config = getattr(module, "active_peft_config", None)
+        if config is not None:
+            return bool(config.is_prompt_learning and config.peft_type != "PREFIX_TUNING")
+    return False
+
+
+def _padded_on_the_right(inputs: dict[str, Tensor], positions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Roll the padding in front of each row to its end: inputs [R, L], positions [R, T] from the end."""
+    mask = inputs["attention_mask"]
+    shift = mask.argmax(1, keepdim=True)  # [R, 1], the place of the first real token
+    where = (torch.arange(mask.shape[1], device=mask.device) + shift) % mask.shape[1]  # [R, L]
+    return {name: tensor.gather(1, where) for name, tensor in inputs.items()}, positions - shift
 
 
 @cache
