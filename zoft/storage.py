@@ -192,8 +192,9 @@ def plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield tensor
         return
     names, _ = flatten()
-    for name in names:
-        yield from plain_parts(getattr(tensor, name))
+    for part in (getattr(tensor, name) for name in names):
+        if isinstance(part, torch.Tensor):  # a DTensor names its mesh too
+            yield from plain_parts(part)
 
 
 def _refuse_ties_on_disk(model: nn.Module, slots: Mapping[str, Slot]) -> None:
