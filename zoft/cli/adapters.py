@@ -1,8 +1,9 @@
 """From `AdapterArguments` to an adapter (PEFT) over a model: how it starts, is kept, and is merged.
 
-LoRA, DoRA and IA3 start as the identity. Virtual tokens cannot, and random ones push the model so far off that
-forward-only steps do not find back (Malladi et al. 2023, arXiv 2305.17333, start prefixes from the activations
-of real tokens). So they start from a text: a prompt from its embeddings, a prefix from its keys and values.
+LoRA, DoRA and IA3 start as the identity. Virtual tokens cannot, and a random prefix pushes the model so far off
+that forward-only steps do not find back (Malladi et al. 2023, arXiv 2305.17333, start prefixes from the
+activations of real tokens). So they start from a text: a prompt from its embeddings, a prefix from its keys and
+values.
 
 Where an adapter starts from takes arithmetic whose last bits depend on the machine and on the number of threads.
 A run therefore keeps its start in a folder beside its log, and resuming and replaying read it from there.
