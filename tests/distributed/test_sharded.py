@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from transformers import LlamaForCausalLM
 
 import zoft
 from tests.core.conftest import make
@@ -135,3 +136,25 @@ def test_sharded_float32_weights_compute_in_bfloat16(tmp_path: Path) -> None:
 def test_stream_is_refused_for_shards(tmp_path: Path) -> None:
     failures = fail_ranks(2, _train, str(tmp_path / "zo_log"), "llama", "fsdp", {"placement": "stream"})
     assert all("does not go with weights that are sharded" in text for _, text in failures), failures
+
+
+def _loaded(folder: str, log: str, **options: Any) -> tuple[dict[str, str], bool]:
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, **options)
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, num_queries=2), log=log)
+    for step in range(3):
+        rows = batch(step)
+        opt.step(lambda rows=rows: mean_loss(model, rows))  # type: ignore[misc]
+    opt.close_log()
+    return fingerprint(model), any(t.slot.is_sharded for t in opt.engine.trainables)
+
+
+def _loaded_sharded(folder: str, log: str) -> tuple[dict[str, str], bool]:
+    return _loaded(folder, log, tp_plan="auto")
+
+
+def test_a_model_loaded_by_transformers_tensor_parallel_plan_trains_as_a_whole_one(tmp_path: Path) -> None:
+    make("llama")[0].save_pretrained(tmp_path / "model")  # type: ignore[operator]
+    want, _ = _loaded(str(tmp_path / "model"), str(tmp_path / "whole"))
+    results = run_ranks(2, _loaded_sharded, str(tmp_path / "model"), str(tmp_path / "shards"))
+    assert results == [(want, True)] * 2
+    assert (tmp_path / "shards").read_bytes() == (tmp_path / "whole").read_bytes()
