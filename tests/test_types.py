@@ -33,6 +33,8 @@ def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
         ("num_queries", True),
         ("scratch_mib", 0),
         ("scratch_mib", 0.5),
+        ("query_parallel_size", 0),
+        ("replica_check_steps", 0),
         ("placement", "memory"),
         ("nonfinite", "ignore"),
     ],
@@ -76,7 +78,7 @@ def test_to_dict_survives_json_and_gives_an_equal_configuration() -> None:
     config = ZOConfig(
         method="fzoo", zo_eps=1e-4, num_queries=8, seed=2**64 - 1, distribution="rademacher",
         placement="snapshot", include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5,
-        force=True, method_kwargs={"beta": 0.5},
+        query_parallel_size=2, replica_check_steps=7, force=True, method_kwargs={"beta": 0.5},
     )  # fmt: skip
     values = json.loads(json.dumps(config.to_dict()))
     assert values.keys() == {field.name for field in dataclasses.fields(ZOConfig)}
