@@ -87,11 +87,16 @@ class Replicas:
         """
         if self.size == 1:
             return list(values)
-        mine = torch.tensor(values, dtype=torch.float64, device=_device())
-        everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        _collective(lambda: dist.all_gather(everyone, mine))
+        everyone = self._gathered(torch.tensor(values, dtype=torch.float64))
         columns = torch.stack(everyone, dim=1).tolist()
         return [math.fsum(c) / self.size if all(map(math.isfinite, c)) else math.nan for c in columns]
+
+    def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return every process's tensor, in order of rank; all have one shape."""
+        mine = tensor.to(_device())
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        _collective(lambda: dist.all_gather(everyone, mine))
+        return everyone
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Run a function on the first process only and return its result, or raise its error, on all of them.
@@ -132,9 +137,7 @@ class Replicas:
         if self.size == 1:
             return
         digest = hashlib.blake2b(repr(sorted(table.items())).encode(), digest_size=8).digest()
-        mine = torch.tensor(list(digest), dtype=torch.uint8, device=_device())
-        everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        _collective(lambda: dist.all_gather(everyone, mine))
+        everyone = self._gathered(torch.tensor(list(digest), dtype=torch.uint8))
         if all(torch.equal(other, everyone[0]) for other in everyone):
             return
         tables: list[Any] = [None] * self.size
