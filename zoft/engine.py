@@ -83,24 +83,27 @@ class ZOEngine:
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
         with _evaluating(self.model), torch.no_grad():
-            if self._placement is None:
+            placement = self._placement
+            if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
                 placement = make_placement(self.config, self.model, self.trainables, self.method.directions)
                 self._placement = placement.proved(loss_fn)
+                placement = self._placement or placement
             points = self.method.estimator.points(self.step)
-            with self._placement.session():
+            # Whatever the losses are, all points are evaluated: a loss may gather from other processes.
+            with placement.session():
                 for point, mine in zip(points, share.of(points), strict=True):
                     if not mine:
                         losses.append(0.0)
                         continue
-                    with self._placement.at(point.terms):
+                    with placement.at(point.terms):
                         loss = float(loss_fn())
                     if not math.isfinite(loss):
                         self._faults.append(f"{point.name} is {loss}")
-                        # The other points cannot save the step.
-                        losses.extend([math.nan] * (len(points) - len(losses)))
-                        break
                     losses.append(loss * share.count)
+        if self._placement is None:
+            self._faults.append("the loss at the weights themselves is not finite")
+            losses = [math.nan] * len(points)
         return self.method.estimator.estimate(losses)
 
     def _checked(self, loss_fn: LossFn) -> LossFn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -231,6 +232,54 @@ def test_a_zero_initialised_matrix_that_is_not_reached_is_noticed() -> None:
     model, x = Sly(), torch.randn(2, 300)
     with pytest.raises(PlacementError, match=r"b\.weight"):
         optimizer(model, "stream").step(lambda: model(x).pow(2).mean())
+
+
+def test_a_tied_head_that_is_read_without_being_called_is_noticed(dtype: torch.dtype) -> None:
+    model, _ = make("gpt2", dtype)
+    ids = torch.arange(3, 24).view(3, 7)
+
+    def loss() -> torch.Tensor:
+        """As a fused cross-entropy does: the head's module never runs, its weight does, as the embedding."""
+        hidden = model.transformer(ids).last_hidden_state
+        logits = (hidden @ model.lm_head.weight.t()).float()
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+    before = digest(model)
+    with pytest.raises(PlacementError, match=r"lm_head\.weight: its values are read past"):
+        optimizer(model, "stream").step(loss)
+    assert digest(model) == before
+
+
+@pytest.mark.parametrize("effect", [1.0, 1e-3, 1e-6])
+def test_reach_is_proved_however_little_a_parameter_does(effect: float) -> None:
+    model, loss = make("llama")
+    model.shift = nn.Linear(1, 1)
+    with pytest.raises(PlacementError, match=r"shift\.weight"):
+        optimizer(model, "stream").step(lambda: loss() + effect * model.shift.weight.sum())
+
+
+def test_what_absurd_weights_raise_is_taken_for_a_parameter_out_of_reach() -> None:
+    model, x = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), torch.randn(8, 4)
+
+    def loss() -> torch.Tensor:
+        scale = model[1].weight.abs().max().item()
+        table = torch.ones(100)
+        return model[0](x).pow(2).mean() * table[int(scale * 10)]
+
+    with pytest.raises(PlacementError, match=r"1\.weight.* raises ValueError"):
+        optimizer(model, "stream").step(loss)
+    with pytest.warns(zoft.ZoftWarning, match="falling back"):
+        optimizer(model, "auto").step(loss)
+
+
+def test_reach_is_proved_at_the_first_finite_loss() -> None:
+    model, loss = encoder_layer()
+    opt = optimizer(model, "stream", nonfinite="skip")
+    before = digest(model)
+    opt.step(lambda: loss() * math.nan)
+    assert opt.last_record is not None and opt.last_record.skipped and digest(model) == before
+    with pytest.raises(PlacementError, match="does not reach"):
+        opt.step(loss)
 
 
 def test_a_loss_with_randomness_is_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +244,24 @@ def test_evaluation_metrics_are_of_evaluation(tokenizer: Any, tmp_path: Path) ->
     assert entry["eval_loss"] == plain.evaluate(plain.train_dataset)["eval_loss"]
 
 
-def test_stream_that_misses_the_fused_head_falls_back_and_says_so(tokenizer: Any, tmp_path: Path) -> None:
-    trainer = trainer_of("sft", tmp_path, tokenizer, zo=zoft.ZOConfig(), max_steps=1)
-    with pytest.warns(zoft.ZoftWarning, match="falling back to placement 'snapshot'"):
-        trainer.train()
-    assert trainer.zo_engine.placement == "snapshot"
+@pytest.mark.parametrize("family_name", ["llama", "gpt2"], ids=["head of its own", "tied head"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_auto_misses_the_fused_head_and_falls_back_to_the_right_estimate(
+    kind: str, family_name: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    taken = []
+    for placement in ("auto", "snapshot"):
+        model = make(family_name)[0].to(torch.bfloat16)
+        zo = zoft.ZOConfig(placement=placement)
+        trainer = trainer_of(kind, tmp_path / placement, tokenizer, model=model, zo=zo, max_steps=1, bf16=True)
+        says = (
+            warnings.catch_warnings() if placement == "snapshot" else pytest.warns(zoft.ZoftWarning, match=r"lm_head")
+        )
+        with says:
+            trainer.train()
+        assert trainer.zo_engine.placement == "snapshot"
+        taken.append(records(tmp_path / placement))
+    assert taken[0] == taken[1]
 
 
 def test_unequal_shares_of_a_step_would_wait_forever(tokenizer: Any, tmp_path: Path) -> None:

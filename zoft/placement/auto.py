@@ -23,7 +23,7 @@ _FEW = 0.02
 class _AutoStream(StreamPlacement):
     """``stream`` until it is shown not to reach the model; then ``snapshot``."""
 
-    def proved(self, loss_fn: LossFn) -> Placement:  # type: ignore[override]
+    def proved(self, loss_fn: LossFn) -> Placement | None:
         try:
             return super().proved(loss_fn)
         except PlacementError as error:

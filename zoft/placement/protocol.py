@@ -25,10 +25,13 @@ class Placement(Protocol):
     def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
         """Within a session: forwards inside see ``theta + sum coefficient * z``; no terms means theta itself."""
 
-    def proved(self, loss_fn: LossFn) -> Placement:
+    def proved(self, loss_fn: LossFn) -> Placement | None:
         """Return a placement that is known to reach every parameter of this model: itself, or a fallback.
 
-        Called once, before the first estimate, with the model in evaluation mode and without gradients.
+        Called before the first estimate, with the model in evaluation mode and without gradients.
+
+        Returns:
+            None if this loss, which is not finite, tells nothing.
 
         Raises:
             PlacementError: If some parameter is not reached and no fallback is allowed.

@@ -1,10 +1,10 @@
 """Prove that ``stream`` reaches every parameter, on the model and batch at hand.
 
-A parameter that is read without its owner's forward being called (fused encoder layers do this) would be
-evaluated unperturbed, silently. So, once: change every weight a little, evaluate with the weights
-themselves changed, evaluate with the same change streamed, and compare. The change is one that can be
-undone exactly and without a copy of the weights: the low mantissa bits of large tensors are flipped (doing
-it twice gives the weights back); small tensors are saved and moved by a constant fraction of their scale.
+A parameter that is read past its owner's forward (fused encoder layers do this, and losses that multiply by the
+weights of a head themselves) would be evaluated unperturbed, silently. So, once: scramble all weights, let the
+stream unscramble what it hands out, and evaluate. Whatever is read past the stream is then off by many orders
+of magnitude, so the loss is the plain one if, and only if, everything that matters to it is reached. Scrambling
+flips a few bits of each element: no copy is needed, and doing it twice gives the weights back exactly.
 """
 
 from __future__ import annotations
@@ -23,32 +23,26 @@ from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
 from zoft.types import LossFn
 
-_SMALL = 2**16
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Low mantissa bits to flip, as a share of the mantissa: a relative change of up to about 1%.
-_FLIP = {
-    torch.bfloat16: 0x3,
-    torch.float16: 0x15,
-    torch.float32: 0x2AAAA,
-    torch.float64: 0x2AAAAAAAAAAAA,
+# The exponent's highest bit turns zeros into twos and what is below two into 2^128 (float16: 2^16) times as much.
+# The two highest bits of the mantissa make that more than a change of scale, which a normalisation would undo.
+_FLIPPED = {
+    torch.bfloat16: 0x4060,
+    torch.float16: 0x4300,
+    torch.float32: 0x4060_0000,
+    torch.float64: 0x400C_0000_0000_0000,
 }
-# Streamed and moved weights go through the same arithmetic, up to how a matrix product is blocked.
+# Streamed and plain weights go through the same arithmetic, up to how a matrix product is blocked.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-3, torch.float16: 5e-4}
 
 
-class _Probe:
-    """A change of the weights that is its own inverse on large tensors; quacks like ``Directions``."""
+def _scramble(weight: torch.Tensor) -> None:
+    """Flip bits of every element in place; the second time gives the weight back."""
+    weight.view(_INTEGER[weight.dtype.itemsize]).bitwise_xor_(_FLIPPED[weight.dtype])
 
-    def __init__(self, trainables: Sequence[Trainable]) -> None:
-        self.small = [t for t in trainables if _is_small(t.stored().tensor)]
-        self.small_numbers = {t.number for t in self.small}
 
-    def changed(self, base: torch.Tensor, parameter: int, start: int) -> torch.Tensor:
-        if parameter in self.small_numbers:
-            signs = torch.arange(start, start + base.numel(), device=base.device).remainder(3) - 0.5
-            return (base + 0.02 * signs.view(base.shape)).to(base.dtype)
-        integer = _INTEGER[base.dtype.itemsize]
-        return (base.view(integer) ^ _FLIP[base.dtype]).view(base.dtype)
+class _Unscrambling:
+    """Takes the place of ``Directions``: what a stream hands out is unscrambled instead of perturbed."""
 
     def combine(
         self,
@@ -60,50 +54,34 @@ class _Probe:
         rounding_step: int = 0,
     ) -> None:
         for span in spans:
-            span.out.copy_(self.changed(span.base, span.parameter, span.start))
+            _scramble(span.out.copy_(span.base))
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
-        width = base.shape[1]
-        if parameter in self.small_numbers:
-            out.copy_(self.changed(base, parameter, 0)[rows])
-        else:
-            out.copy_(self.changed(base[rows], parameter, width))
-
-
-def _is_small(weight: torch.Tensor) -> bool:
-    # Flipping mantissa bits leaves zeros where they are, so a tensor of zeros is saved and moved too.
-    return weight.numel() <= _SMALL or not weight.any()
+        _scramble(out.copy_(base[rows]))
 
 
 @contextmanager
-def _moved(probe: _Probe, trainables: Sequence[Trainable]) -> Iterator[None]:
-    saved = [(t.stored().tensor, t.stored().tensor.clone(), t.number) for t in probe.small]
-    large = [t.stored().tensor for t in trainables if t.number not in probe.small_numbers]
-
-    def flip() -> None:
-        for weight in large:
-            weight.view(_INTEGER[weight.dtype.itemsize]).bitwise_xor_(_FLIP[weight.dtype])
-
-    flipped = False
+def _scrambled(trainables: Sequence[Trainable]) -> Iterator[None]:
+    done: list[torch.Tensor] = []
     try:
         with uninterrupted():
-            flip()
-            flipped = True
-        for weight, copy, number in saved:
-            weight.copy_(probe.changed(copy.contiguous(), number, 0))
+            for trainable in trainables:
+                weight = trainable.stored().tensor
+                _scramble(weight)
+                done.append(weight)
         yield
     finally:
         with uninterrupted():
-            if flipped:
-                flip()
-            for weight, copy, _ in saved:
-                weight.copy_(copy)
+            for weight in done:
+                _scramble(weight)
 
 
-def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: LossFn, scratch_bytes: int) -> None:
-    """Check that streaming a change of all weights does to the loss what changing them does.
+def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: LossFn, scratch_bytes: int) -> bool:
+    """Check that the loss depends on the weights only through what ``stream`` hands out.
+
+    A loss with few possible values (an error rate on a small batch) may be the same by chance.
 
     Args:
         model: The model, in evaluation mode.
@@ -111,48 +89,54 @@ def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: Loss
         loss_fn: A closure over one real batch.
         scratch_bytes: The stream's scratch bound.
 
+    Returns:
+        False if nothing can be said, because the plain loss is not finite.
+
     Raises:
-        PlacementError: If the two losses differ; names the parameters that were not reached, where known.
+        PlacementError: If some parameter is not reached; names those whose owners never ran.
     """
     from zoft.placement.stream import StreamPlacement
 
-    probe = _Probe(trainables)
-    stream = StreamPlacement(model, trainables, probe, scratch_bytes=scratch_bytes)
-    with stream.session(), stream.at([Term(0, 0, 1.0)]):
-        streamed = float(loss_fn())
-    with _moved(probe, trainables):
-        moved = float(loss_fn())
-    uncalled = stream.uncalled()
-    if _same(streamed, moved, trainables):
-        if uncalled:
+    plain = float(loss_fn())
+    stream = StreamPlacement(model, trainables, _Unscrambling(), scratch_bytes=scratch_bytes)
+    try:
+        with _scrambled(trainables), stream.session(), stream.at([Term(0, 0, 1.0)]):
+            loss = float(loss_fn())
+        streamed = f"is {loss}"
+    except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+        # Also what indices, distributions and decompositions say of absurd numbers.
+        loss, streamed = math.nan, f"raises {error!r}"
+    if not math.isfinite(plain):
+        return False
+    if _same(loss, plain, trainables):
+        unused = stream.unused()
+        if unused:
             warnings.warn(
-                f"{_listed(uncalled)}: trained, but the loss does not depend on them (their modules never run). "
+                f"{_listed(unused)}: trained, but the loss does not depend on them (their modules never run). "
                 "Their updates would be noise: freeze them or use exclude=[...].",
                 ZoftWarning,
                 stacklevel=2,
             )
-        return
-    with _moved(probe, trainables):
-        again = float(loss_fn())
-    if not _same(moved, again, trainables):
+        return True
+    again = float(loss_fn())
+    if not _same(plain, again, trainables):
         raise PlacementError(
-            f"the loss is not deterministic: the same batch at the same weights gave {moved} and {again}. "
+            f"the loss is not deterministic: the same batch at the same weights gave {plain} and {again}. "
             "A zeroth-order estimate needs both signs to see the same randomness: turn off sampling and dropout "
             "in the loss, and let the closure use one fixed batch."
         )
+    bypassed = stream.uncalled()
     raise PlacementError(
-        f"placement 'stream' does not reach {_listed(uncalled) if uncalled else 'some parameter'}: with all weights "
-        f"changed the loss is {moved}, with the same change streamed it is {streamed}. A module reads weights that "
-        "it does not own. Use placement='snapshot' (exact, one more copy of the trained weights), or 'auto', "
-        "which falls back to it."
+        f"placement 'stream' does not reach {_listed(bypassed) if bypassed else 'some parameter'}: its values are read "
+        f"past the forward of the module that owns it (the loss is {plain}; with weights scrambled everywhere but in "
+        f"such forwards it {streamed}). Use placement='snapshot' (exact, one more copy of the trained weights), or "
+        "'auto', which falls back to it."
     )
 
 
 def _same(a: float, b: float, trainables: Sequence[Trainable]) -> bool:
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return math.isnan(a) == math.isnan(b) and (math.isnan(a) or a == b)
     tolerance = max(_TOLERANCE[t.parameter.dtype] for t in trainables)
-    return abs(a - b) <= tolerance * max(1.0, abs(a), abs(b))
+    return abs(a - b) <= tolerance * max(1.0, abs(b))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from zoft.directions import Directions
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.protocol import Placement
 from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
 
@@ -60,10 +61,12 @@ class StreamPlacement:
             child: module for module in model.modules() for child in module.children() if isinstance(child, _CONTAINERS)
         }
         owners: dict[nn.Module, dict[Slot, Trainable]] = {}
-        for slot in named_slots(model).values():
+        self._names: dict[Slot, str] = {}
+        for name, slot in named_slots(model).items():
             trainable = trained.get(slot.identity())
             if trainable is not None:
                 owners.setdefault(readers.get(slot.module, slot.module), {})[slot] = trainable
+                self._names[slot] = name
         self._owners = list(owners.items())
 
     # --- the placement protocol -------------------------------------------------------------------------
@@ -95,17 +98,20 @@ class StreamPlacement:
         finally:
             self._terms = ()
 
-    def proved(self, loss_fn: LossFn) -> StreamPlacement:
-        """Compare with moving the weights themselves; see :mod:`zoft.placement.reach`."""
+    def proved(self, loss_fn: LossFn) -> Placement | None:
+        """See :mod:`zoft.placement.reach`."""
         from zoft.placement.reach import prove_reach
 
-        prove_reach(self._model, self._trainables, loss_fn, self._scratch_bytes)
-        return self
+        return self if prove_reach(self._model, self._trainables, loss_fn, self._scratch_bytes) else None
 
     def uncalled(self) -> list[str]:
-        """Names of parameters whose owners' forwards have not run since this object was made."""
-        reached = {t.number for module, owned in self._owners if module in self._called for t in owned.values()}
-        return [t.name for t in self._trainables if t.number not in reached]
+        """Names of parameters in modules that have not run since this object was made."""
+        return [self._names[slot] for module, owned in self._owners if module not in self._called for slot in owned]
+
+    def unused(self) -> list[str]:
+        """Names of parameters none of whose owners has run since this object was made."""
+        used = {t.number for module, owned in self._owners if module in self._called for t in owned.values()}
+        return [t.name for t in self._trainables if t.number not in used]
 
     # --- one module's forward ---------------------------------------------------------------------------
 
