@@ -37,6 +37,7 @@ def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
         ("replica_check_steps", 0),
         ("placement", "memory"),
         ("nonfinite", "ignore"),
+        ("force", "yes"),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_it_and_shows_it(name: str, value: Any) -> None:
@@ -48,6 +49,15 @@ def test_a_value_out_of_range_is_an_error_that_names_it_and_shows_it(name: str, 
 def test_one_pattern_as_a_string_is_an_error_not_a_list_of_letters(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} must be a sequence of patterns, got the string '\*norm\*'"):
         ZOConfig(**{name: "*norm*"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"), [("mezo", r"method=\.\.\."), ({"zo_eps": 1}, r"\*\*\.\.\."), (1e-3, r"\.\.\.")]
+)
+def test_what_is_no_configuration_is_refused_with_what_to_write(config: Any, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"must be a ZOConfig, got .*; write ZOConfig\({hint}\)\."):
+        ZOConfig.of(config)
+    assert ZOConfig.of(None) == ZOConfig()
 
 
 def test_every_stated_placement_and_policy_is_accepted() -> None:

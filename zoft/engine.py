@@ -116,6 +116,12 @@ class ZOEngine:
             torch.clear_autocast_cache()
             try:
                 loss = loss_fn()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise ConfigError(
+                    "the loss closure called backward(); there are no gradients here. Let it return the loss alone."
+                ) from error
             finally:
                 torch.clear_autocast_cache()
                 reshard(self.model)

@@ -37,7 +37,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             norms, as in MeZO). Ignored where ``param_groups`` sets its own.
         param_groups: torch parameter groups (``{"params": [...], "lr": ..., "weight_decay": ...}``) that
             together hold exactly the selected parameters.
-        log: Path at which to start a replay log.
+        log: Path at which to start a replay log. With several processes the first one's counts, and writes it.
 
     Raises:
         ConfigError: If a setting is out of range or the groups do not match the selection.
@@ -53,7 +53,12 @@ class ZOOptimizer(torch.optim.Optimizer):
         param_groups: Sequence[dict[str, Any]] | None = None,
         log: str | os.PathLike[str] | None = None,
     ) -> None:
-        config = config or ZOConfig()
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}: ZOOptimizer takes the model itself, not "
+                "its parameters. Choose among them by ZOConfig(include=[...], exclude=[...]) or requires_grad."
+            )
+        config = ZOConfig.of(config)
         _check_rates({"lr": lr, "weight_decay": weight_decay})
         trainables = select(model, config.include, config.exclude)
         if param_groups is None:
@@ -97,8 +102,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
         # gradient clipping never sees it. float64, so that micro-batches sum without loss.
         self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
-        if log is not None:
-            self.start_log(log)
+        if self.replicas.from_first(lambda: log is not None):
+            self.start_log(log or "")  # only the first process opens it
 
     # --- steps ------------------------------------------------------------------------------------------
 
@@ -150,7 +155,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         record = self.recorded
         if record is None:
             self._check_replicas()
-            record = self.engine.record(self.replicas.mean(self._total(closure)), lrs)
+            total = self.replicas.mean(
+                self._total(closure), same={f"lr of parameter group {group}": lr for group, lr in enumerate(lrs)}
+            )
+            record = self.engine.record(total, lrs)
             if self._log is not None:
                 self._log.append(record)
         elif not self._said_lr and record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
@@ -187,20 +195,32 @@ class ZOOptimizer(torch.optim.Optimizer):
     def _check_replicas(self) -> None:
         """At this object's first step, and every ``replica_check_steps`` steps: are all processes still the same?"""
         self._evaluated += 1
-        if self.replicas.size == 1 or (self._evaluated - 1) % self.engine.config.replica_check_steps:
-            return
-        trainables = self.engine.trainables
-        if self._evaluated == 1:
+        if self.replicas.size > 1 and self._evaluated == 1:
             settings = {k: repr(v) for k, v in describe(self.engine).items()}
             self.replicas.check_same(settings, "settings", "Start every process with the same recipe and flags.")
-        if any(t.slot.is_sharded for t in trainables):
-            return  # the processes hold different parts
-        self.replicas.check_same(
-            fingerprint(self.engine.model) if self._evaluated == 1 else hashes({t.name: t.slot for t in trainables}),
-            f"weights before step {self.engine.step}",
-            "Load the same checkpoint in every process, with the same seed for what is freshly initialised, and change "
-            "weights nowhere but in the optimizer's step.",
-        )
+            self._check_weights(fingerprint)
+        elif (self._evaluated - 1) % self.engine.config.replica_check_steps == 0:
+            self.check_replicas()
+
+    def check_replicas(self) -> None:
+        """With several processes: make sure that their trained weights are the same; all processes must call it.
+
+        Steps do so every ``replica_check_steps`` steps, and a Trainer at the end; a loop of your own may.
+
+        Raises:
+            DistributedError: If they differ; names the first parameter that does.
+        """
+        self._check_weights(lambda model: hashes({t.name: t.slot for t in self.engine.trainables}))
+
+    def _check_weights(self, table: Callable[[nn.Module], dict[str, str]]) -> None:
+        # Of sharded weights the processes hold different parts.
+        if self.replicas.size > 1 and not any(t.slot.is_sharded for t in self.engine.trainables):
+            self.replicas.check_same(
+                table(self.engine.model),
+                f"weights before step {self.engine.step}",
+                "Load the same checkpoint in every process, with the same seed for what is freshly initialised, and "
+                "change weights nowhere but in the optimizer's step.",
+            )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Called by torch while the optimizer is made; afterwards the groups are fixed.
@@ -322,7 +342,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
 def _check_rates(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
-        if not 0.0 <= group[name] < float("inf"):
+        if not isinstance(group[name], (int, float, torch.Tensor)) or not 0.0 <= group[name] < float("inf"):
             raise ConfigError(f"{name} must be a finite number >= 0, got {group[name]!r}.")
 
 

@@ -72,9 +72,25 @@ class ZOConfig:
         for name in ("scratch_mib", "query_parallel_size", "replica_check_steps"):
             if not _is_count(getattr(self, name)):
                 raise ConfigError(f"{name} must be an integer >= 1, got {getattr(self, name)!r}.")
+        if not isinstance(self.force, bool):
+            raise ConfigError(f"force must be True or False, got {self.force!r}.")
         for name, allowed in (("placement", PLACEMENTS), ("nonfinite", NONFINITE_POLICIES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    @staticmethod
+    def of(config: object) -> ZOConfig:
+        """Return a configuration as it is, or the default for None.
+
+        Raises:
+            ConfigError: If it is anything else, such as a method's name or a dict.
+        """
+        if config is None:
+            return ZOConfig()
+        if isinstance(config, ZOConfig):
+            return config
+        meant = {"str": "ZOConfig(method=...)", "dict": "ZOConfig(**...)"}.get(type(config).__name__, "ZOConfig(...)")
+        raise ConfigError(f"the configuration must be a ZOConfig, got {config!r:.60}; write {meant}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

@@ -230,11 +230,37 @@ def test_a_step_without_closure_or_backward_says_so(prepare: Any) -> None:
     assert digest(model) == before
 
 
-@pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf"), "1e-3", None])
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
 def test_rates_out_of_range_are_refused(name: str, bad: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} must be a finite number >= 0, got {bad}"):
+    with pytest.raises(ConfigError, match=f"{name} must be a finite number >= 0, got {bad!r}"):
         zoft.ZOOptimizer(Quadratic(), **{"lr": 0.1, name: bad})
+
+
+@pytest.mark.parametrize("given", [lambda m: m.parameters(), lambda m: dict(m.named_parameters()), lambda m: "gpt2"])
+def test_anything_but_a_model_is_refused_with_what_to_do(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be a torch.nn.Module, got (generator|dict|str): .* ZOConfig\(include"):
+        zoft.ZOOptimizer(given(Quadratic()), 0.1)
+
+
+def test_a_configuration_of_another_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"got 'mezo'; write ZOConfig\(method="):
+        zoft.ZOOptimizer(Quadratic(), 0.1, "mezo")  # type: ignore[arg-type]
+
+
+def test_a_closure_that_calls_backward_is_told_not_to() -> None:
+    model, opt = quadratic()
+    before = digest(model)
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss: torch.Tensor = model()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ConfigError, match=r"called backward\(\).* return the loss alone"):
+        opt.step(closure)
+    assert digest(model) == before
 
 
 @pytest.mark.parametrize("key", ["lr", "weight_decay"])

@@ -154,7 +154,7 @@ def _one_of_them(step: int, what: str) -> str:
         (0, "base", "the same weights before step 0: model.embed_tokens.weight differs first"),
         (4, "write", "the same weights before step 6: model.layers.1.mlp.up_proj.weight differs first"),
         (0, "seed", "the same settings: config differs first"),
-        (0, "lr", "the same weights before step 3: "),
+        (0, "lr", "the same lr of parameter group 0: 0.01 on rank 0, 0.02 on rank 1"),
     ],
     ids=["another base", "a write from outside", "another seed", "another learning rate"],
 )
@@ -162,6 +162,35 @@ def test_processes_that_part_are_stopped_and_the_first_difference_is_named(step:
     failures = fail_ranks(2, _one_of_them, step, what)
     assert [name for name, _ in failures] == ["DistributedError"] * 2
     assert all(message in text for _, text in failures), failures
+
+
+def _compared_at_the_end() -> None:
+    model, loss_fn = make("llama")
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig())
+    opt.step(loss_fn)
+    opt.check_replicas()
+    if dist.get_rank() == 1:
+        model.lm_head.weight.data[3, 5] += 1e-6
+    opt.check_replicas()
+
+
+def test_a_loop_of_ones_own_may_compare_at_its_end() -> None:
+    failures = fail_ranks(2, _compared_at_the_end)
+    assert all("weights before step 1: lm_head.weight differs first" in text for _, text in failures), failures
+
+
+def _log_on(rank: int, path: str) -> tuple[bool, int]:
+    model, loss_fn = make("llama")
+    opt = zoft.ZOOptimizer(model, 1e-2, log=path if dist.get_rank() == rank else None)
+    opt.step(loss_fn)
+    opt.close_log()
+    return opt.log is not None, len(ReplayLog.open(path).records) if Path(path).exists() else 0
+
+
+def test_the_first_process_alone_says_whether_there_is_a_log(tmp_path: Path) -> None:
+    assert run_ranks(2, _log_on, 0, str(tmp_path / "a"))[0] == (True, 1)
+    assert run_ranks(2, _log_on, 1, str(tmp_path / "b")) == [(False, 0)] * 2
+    assert not (tmp_path / "b").exists()
 
 
 def _bad_loss(nonfinite: str) -> list[bool]:

@@ -16,8 +16,9 @@ from tests.core.conftest import make
 from tests.core.runs import digest
 from tests.hf.conftest import Row, arguments, rows, trainer_of, with_callback
 from tests.hf.test_resume import SAVING, StopAt, cut
-from zoft.errors import ConfigError, ReplayError
+from zoft.errors import ConfigError, DataError, ReplayError
 from zoft.registry import method_names
+from zoft.replay_log import ReplayLog
 
 
 def adapted() -> nn.Module:
@@ -204,6 +205,29 @@ def test_taken_out_again_the_trainer_trains_by_gradients(tmp_path: Path) -> None
     trainer.train()
     assert "grad_norm" in trainer.state.log_history[0]
     assert not (tmp_path / "zo_log").exists()
+
+
+def test_taken_out_after_training_the_trainer_goes_on_by_gradients(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, cls=with_callback(), max_steps=1)
+    trainer.train()
+    trainer.pop_callback(zoft.ZOCallback)
+    before = digest(trainer.model)
+    trainer.train()
+    assert "grad_norm" in trainer.state.log_history[0]
+    assert digest(trainer.model) != before
+    assert len(ReplayLog.open(tmp_path / "zo_log").records) == 1
+
+
+@pytest.mark.parametrize("given", ["mezo", {"method": "mezo"}])
+def test_what_is_no_configuration_is_refused_at_once(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be a ZOConfig, got .*; write ZOConfig\("):
+        zoft.ZOCallback(given)
+
+
+@pytest.mark.parametrize("cls", [zoft.ZOTrainer, with_callback()], ids=["ZOTrainer", "ZOCallback"])
+def test_an_empty_training_set_is_said(cls: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train_dataset has no rows"):
+        trainer_of(tmp_path, cls=cls, train=[]).train()
 
 
 # --- going on ------------------------------------------------------------------------------------------

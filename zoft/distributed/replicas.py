@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -76,19 +77,31 @@ class Replicas:
         """Whether this is the process that writes the log."""
         return self.rank == 0
 
-    def mean(self, values: Sequence[float]) -> list[float]:
+    def mean(self, values: Sequence[float], same: Mapping[str, float] = MappingProxyType({})) -> list[float]:
         """Return the mean over processes of each value: the same bits on every one.
 
         The sums are exact before they are rounded (``math.fsum``), so they do not depend on the order of the
         ranks, nor on how a backend reduces.
 
+        Args:
+            values: This process's values, equally many on each.
+            same: Numbers that must not differ between processes, by name; they are sent along.
+
         Raises:
-            DistributedError: If another process is gone.
+            DistributedError: If another process is gone, or a number of ``same`` differs.
         """
         if self.size == 1:
             return list(values)
-        everyone = self._gathered(torch.tensor(values, dtype=torch.float64))
+        everyone = self._gathered(torch.tensor([*values, *same.values()], dtype=torch.float64))
         columns = torch.stack(everyone, dim=1).tolist()
+        for name, column in zip(same, columns[len(values) :], strict=True):
+            other = next((rank for rank, value in enumerate(column) if value != column[0]), None)
+            if other is not None:
+                raise DistributedError(
+                    f"the processes do not have the same {name}: {column[0]} on rank 0, {column[other]} on rank "
+                    f"{other}. Their weights would part: give every process the same learning rate and schedule."
+                )
+        columns = columns[: len(values)]
         return [math.fsum(c) / self.size if all(map(math.isfinite, c)) else math.nan for c in columns]
 
     def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -41,7 +41,7 @@ class ZOCallback(LogKeeper):
         self, config: ZOConfig | None = None, *, zo_checkpoints: str = "full", zo_snapshot_steps: int | None = None
     ) -> None:
         super().__init__(None)
-        self.config = config or ZOConfig()
+        self.config = ZOConfig.of(config)
         self._checkpoints = (zo_checkpoints, zo_snapshot_steps)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -79,8 +79,11 @@ class ZOCallback(LogKeeper):
 
         @functools.wraps(own.train)
         def train(*args: Any, **kwargs: Any) -> Any:
-            if self not in trainer.callback_handler.callbacks:
-                return own.train(trainer, *args, **kwargs)  # it was taken out again
+            if self not in trainer.callback_handler.callbacks:  # it was taken out again
+                if trainer._zo_optimizer is not None:
+                    # A Trainer keeps the optimizer that it has, and this one would train nothing.
+                    trainer._zo_optimizer = trainer.optimizer = trainer.lr_scheduler = None
+                return own.train(trainer, *args, **kwargs)
             hiding = sorted(set(vars(trainer)) & set(dir(ZOTrainerMixin)) - {"train"})
             if hiding:
                 raise ConfigError(

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from zoft.distributed import Replicas
 from zoft.engine import ZOEngine
-from zoft.errors import ConfigError, ReplayError
+from zoft.errors import ConfigError, DataError, ReplayError
 from zoft.hf.checkpoints import last_complete_checkpoint
 from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
@@ -60,7 +61,7 @@ class ZOTrainerMixin(LogCheckpoints):
         zo_snapshot_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._set_up(zo or ZOConfig())
+        self._set_up(ZOConfig.of(zo))
         declare_offloading(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         refuse(self, self.zo)
@@ -98,7 +99,13 @@ class ZOTrainerMixin(LogCheckpoints):
         return self.optimizer
 
     def get_train_dataloader(self) -> Any:
-        """Trainer's, except that ranks which split a step's queries see the same batches."""
+        """Trainer's, except that ranks which split a step's queries see the same batches.
+
+        Raises:
+            DataError: If the training set is empty.
+        """
+        if has_length(self.train_dataset) and len(self.train_dataset) == 0:  # type: ignore[attr-defined]
+            raise DataError("train_dataset has no rows.")
         loader = super().get_train_dataloader()  # type: ignore[misc]
         return share_batches(loader, Replicas.current(self.zo.query_parallel_size))
 
@@ -153,6 +160,7 @@ class ZOTrainerMixin(LogCheckpoints):
                 if self._zo_optimizer is not None:
                     self._zo_optimizer.close_log()
             if self._zo_optimizer is not None:
+                self._zo_optimizer.check_replicas()
                 check_changed(self._zo_optimizer, self.args.learning_rate)
         return result
 
