@@ -12,11 +12,14 @@ time). Peak memory is that of two fresh processes, one that only runs forwards a
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -50,7 +53,12 @@ def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torc
     if arguments.offload == "cpu":
         cpu_offload(model, execution_device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     elif arguments.offload == "disk":
-        disk_offload(model, arguments.offload_folder, execution_device=torch.device("cpu"))
+        # Tied weights would be parted in files, which zoft refuses; here they are parted before.
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.all_tied_weights_keys = {}
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder)
+        disk_offload(model, folder, execution_device=torch.device("cpu"))
     print(f"{arguments.model} {arguments.dtype}, {' x '.join(map(str, batch['input_ids'].shape))} tokens")
     return model, lambda: prompted_loss(model, batch)
 
@@ -110,7 +118,6 @@ def main() -> None:
     parser.add_argument("--placement", default="stream")
     parser.add_argument("--distribution", default=None)
     parser.add_argument("--offload", choices=("cpu", "disk"), default=None, help="keep weights in RAM, or in files")
-    parser.add_argument("--offload_folder", default=None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", default=None)
     parser.add_argument("--only", choices=("forward", "train"), default=None, help=argparse.SUPPRESS)

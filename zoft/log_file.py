@@ -77,7 +77,7 @@ class ReplayLog:
                 file.flush()
                 os.fsync(file.fileno())
             if earlier is not None:
-                os.replace(path, _free_name(path))
+                os.replace(path, free_name(path))
             os.replace(draft, path)
         except OSError as error:
             raise ReplayError(f"no replay log can be started at {path}: {error.strerror}.") from None
@@ -191,7 +191,8 @@ def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int
     return records, start + len(records) * size
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """Return the name under which a file makes way for another: ``<name>.1``, or the first that is free."""
     number = 1
     while path.with_name(f"{path.name}.{number}").exists():
         number += 1

@@ -12,10 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
 import zoft
-from tests.cli.runs import STEPS, make_assets
+from tests.cli.runs import STEPS
 from zoft.cli.arguments import AdapterArguments, ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
-from zoft.cli.recipe import read_recipe
 from zoft.cli.replay import main as replay
 from zoft.cli.train import main as train
 from zoft.errors import ConfigError, ReplayError
@@ -34,16 +33,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "prefix": {"peft_type": "prefix_tuning", "num_virtual_tokens": 3},
     "prompt": {"peft_type": "prompt_tuning", "num_virtual_tokens": 3},
 }
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_assets(tmp_path_factory.mktemp("assets")))
-
-
-@pytest.fixture(scope="module")
-def base(recipe: str) -> str:
-    return str(read_recipe(recipe)["model_name_or_path"])
 
 
 def load(base: str, kind: str, **quantise: bool) -> Any:

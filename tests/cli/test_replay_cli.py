@@ -12,15 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.cli.runs import STEPS, make_assets
+from tests.cli.runs import STEPS
 from zoft.cli.recipe import read_recipe
 from zoft.cli.replay import main
 from zoft.cli.train import main as train
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_assets(tmp_path_factory.mktemp("assets")))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "lora"])

@@ -16,16 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zoft
-from tests.cli.runs import STEPS, finish, make_assets, start_training, steps_logged, train_through_kills
+from tests.cli.runs import STEPS, finish, start_training, steps_logged, train_through_kills
 from tests.core.runs import digest
 from zoft.cli.recipe import read_recipe
 from zoft.cli.train import main
 from zoft.replay_log import ReplayLog
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_assets(tmp_path_factory.mktemp("assets")))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ A run therefore keeps its start in a folder beside its log, and resuming and rep
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zoft.cli.arguments import ADAPTER_OPTIONS, AdapterArguments
 from zoft.errors import ConfigError, ZoftWarning, did_you_mean
+from zoft.log_file import free_name
 
-__all__ = ["START", "keep_start", "merge", "recall_start", "with_adapter"]
-
-START = "adapter_start"  # folder, in PEFT's own format, beside a run's log
+__all__ = ["branch_start", "keep_start", "merge", "recall_start", "start_of", "with_adapter"]
 
 
 def with_adapter(
@@ -77,14 +77,31 @@ def with_adapter(
     return adapted
 
 
-def keep_start(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as it starts, before the first step, beside the run's log in ``folder``."""
-    model.save_pretrained(str(folder / START), save_embedding_layers=False)
+def start_of(log: Path) -> Path:
+    """Return the folder, in PEFT's own format, of the adapter that a run's log starts from.
+
+    ``zo_log`` has ``adapter_start``; ``zo_log.1``, an earlier run's in the same place, has ``adapter_start.1``.
+    """
+    return log.with_name(f"adapter_start{log.suffix if log.suffix[1:].isdigit() else ''}")
 
 
-def recall_start(model: PeftModel, folder: Path) -> None:
-    """Give the adapter the start of the run whose log is in ``folder``, where that run kept it."""
-    start = folder / START
+def keep_start(model: PeftModel, log: Path) -> None:
+    """Write the adapter as it starts, before the first step, beside the log that is about to be made."""
+    start = start_of(log)
+    if start.exists() and log.exists():
+        start.rename(start_of(free_name(log)))  # the log will make way in the same manner
+    model.save_pretrained(str(start), save_embedding_layers=False)
+
+
+def branch_start(log: Path, branch: Path) -> None:
+    """Let a branch of a log start from where the log starts."""
+    if start_of(log).is_dir():
+        shutil.copytree(start_of(log), start_of(branch))
+
+
+def recall_start(model: PeftModel, log: Path) -> None:
+    """Give the adapter the start of the run that wrote the log, where that run kept it."""
+    start = start_of(log)
     if start.is_dir():
         set_peft_model_state_dict(model, load_peft_weights(str(start), device=str(model.device)))
 

@@ -104,7 +104,7 @@ def run(parsed: ParsedArguments) -> None:
 
     from zoft.cli.arguments import AdapterArguments, DataArguments
     from zoft.cli.train import load, prompted_task
-    from zoft.log_file import ReplayLog, branch
+    from zoft.log_file import LOG_NAME, ReplayLog, branch
     from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
@@ -117,6 +117,10 @@ def run(parsed: ParsedArguments) -> None:
     steps = check_upto(log, options.upto_step)
     if options.branch_to:
         branch(log, steps, options.branch_to)
+        if parsed.get(AdapterArguments).use_peft:
+            from zoft.cli.adapters import branch_start
+
+            branch_start(path, Path(options.branch_to, LOG_NAME))
         print(
             f"wrote the first {steps} of {len(log.records)} steps to {options.branch_to}; go on from there with "
             f"zoft-train --config ... --output_dir {options.branch_to} --resume",
@@ -128,7 +132,7 @@ def run(parsed: ParsedArguments) -> None:
     if parsed.get(AdapterArguments).use_peft:
         from zoft.cli.adapters import recall_start
 
-        recall_start(model, path.parent)
+        recall_start(model, path)
     started = time.perf_counter()
     replay(model, path, steps, progress=not args.disable_tqdm)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)

@@ -166,12 +166,14 @@ def load(parsed: ParsedArguments, task: PromptedTask) -> tuple[Any, Any]:
 
 def start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
     """Keep where the adapter starts from for replays; a resumed run starts where it started the first time."""
-    from zoft.cli.adapters import START, keep_start, recall_start
+    from zoft.cli.adapters import keep_start, recall_start, start_of
+    from zoft.log_file import LOG_NAME
 
-    if resume and (output_dir / START).is_dir():
-        recall_start(model, output_dir)
+    log = output_dir / LOG_NAME
+    if resume and start_of(log).is_dir():
+        recall_start(model, log)
     elif keep:
-        keep_start(model, output_dir)
+        keep_start(model, log)
 
 
 def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Data:
