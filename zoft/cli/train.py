@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(PROG):
         try:
             run(parsed)
+            _leave_together()
         except KeyboardInterrupt:
             print(f"\n{PROG}: interrupted. Every finished step is in the log: --resume goes on from there.")
             raise SystemExit(130) from None
@@ -279,6 +280,16 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
         "trained_parameters": sum(t.parameter.numel() for t in engine.trainables),
         "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
     }
+
+
+def _leave_together() -> None:
+    """Wait for the other processes and close the connection: one that just goes may abort, which fails the run."""
+    from accelerate import PartialState
+
+    processes = PartialState()
+    if processes.num_processes > 1:
+        processes.wait_for_everyone()
+        processes.destroy_process_group()
 
 
 def _say(text: str) -> None:
