@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from zoft.directions import write_weights
 from zoft.errors import ConfigError, NonFiniteLossError
 from zoft.estimators import WHOLE, Share
 from zoft.interrupts import uninterrupted
 from zoft.method import build_method
-from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.placement import Placement, check_placement, make_placement
 from zoft.storage import reshard
 from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
+from zoft.updates import Group
 
 
 class ZOEngine:
@@ -30,6 +30,7 @@ class ZOEngine:
         trainables: The parameters that are perturbed and updated.
         group_of: For each trainable, the index of its parameter group.
         weight_decays: For each group, its weight decay, a rate multiplied by the learning rate.
+        directions: The method's directions over these parameters.
         step: Number of steps recorded so far; the next step's number.
         loss_device: Where the last loss was; before the first one, where the weights are.
     """
@@ -54,6 +55,7 @@ class ZOEngine:
         check_placement(self.config, self.trainables)
         stored = [trainable.stored() for trainable in self.trainables]  # says so of a weight that cannot be written
         self.loss_device = stored[0].tensor.device
+        self.directions = self.method.directions.over(self.trainables)
 
     @property
     def placement(self) -> str:
@@ -86,7 +88,7 @@ class ZOEngine:
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
-                placement = make_placement(self.config, self.model, self.trainables, self.method.directions)
+                placement = make_placement(self.config, self.model, self.trainables, self.directions)
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
             points = self.method.estimator.points(self.step)
@@ -157,6 +159,22 @@ class ZOEngine:
             scalars = [0.0] * len(scalars)
         return StepRecord(self.step, loss, tuple(scalars), tuple(_float32(lrs)), skipped)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step number and what the method keeps beside the weights."""
+        return {
+            "step": self.step,
+            "update": self.method.update.state_dict(),
+            "rule": self.method.rule.state_dict(),
+            "directions": self.directions.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.step = int(state["step"])
+        self.method.update.load_state_dict(state["update"])
+        self.method.rule.load_state_dict(state["rule"])
+        self.directions = self.directions.with_state(state["directions"])
+
     def apply(self, record: StepRecord) -> None:
         """Write a step's update into the weights: the same bits for the same record on the same weights.
 
@@ -180,22 +198,15 @@ class ZOEngine:
         with uninterrupted():
             if not record.skipped:
                 gradient = self.method.update.gradient(record.step, record.scalars)
-                for group, (lr, weight_decay) in enumerate(zip(record.lrs, self.weight_decays, strict=True)):
-                    self._descend(group, record.step, gradient, lr, 1.0 - lr * weight_decay)
+                self.method.rule.descend(self.directions, self._groups(record.lrs), gradient, record)
             self.step += 1
 
-    def _descend(self, group: int, step: int, gradient: Sequence[Term], lr: float, decay: float) -> None:
-        terms = [Term(t.step, t.query, -lr * t.coefficient) for t in gradient if lr * t.coefficient != 0.0]
-        # Adding zero is not nothing: it turns -0.0 into 0.0.
-        if terms or decay != 1.0:
-            write_weights(
-                self.method.directions,
-                [t for t, of in zip(self.trainables, self.group_of, strict=True) if of == group],
-                terms,
-                decay=decay,
-                rounding="stochastic",
-                rounding_step=step,
-            )
+    def _groups(self, lrs: Sequence[float]) -> list[Group]:
+        members: list[list[Trainable]] = [[] for _ in lrs]
+        for trainable, group in zip(self.trainables, self.group_of, strict=True):
+            members[group].append(trainable)
+        settings = zip(members, lrs, self.weight_decays, strict=True)
+        return [Group(trainables, lr, 1.0 - lr * weight_decay) for trainables, lr, weight_decay in settings]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from zoft.directions import DenseDirections, Directions
@@ -12,7 +12,7 @@ from zoft.estimators import Estimator
 from zoft.noise import Distribution, check_distribution, run_key
 from zoft.registry import registration
 from zoft.types import ZOConfig
-from zoft.updates import Update
+from zoft.updates import Rule, Sgd, Update
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Method:
         estimator: Which points are evaluated and which scalars are kept.
         update: How the scalars become a gradient.
         config: The configuration with the method's defaults filled in.
+        rule: How the gradient is written into the weights.
     """
 
     directions: Directions
     estimator: Estimator
     update: Update
     config: ZOConfig
+    rule: Rule = field(default_factory=Sgd)
 
 
 def build_method(config: ZOConfig) -> Method:
@@ -62,6 +64,12 @@ def with_defaults(
         distribution=distribution if config.distribution is None else config.distribution,
         **changes,
     )
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise ConfigError unless a value is an integer >= 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
 def dense_directions(config: ZOConfig) -> DenseDirections:

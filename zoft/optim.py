@@ -319,11 +319,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             self._log.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's state and, under ``"zo"``, the step number and the method's scalar state."""
+        """Torch's state and, under ``"zo"``, the engine's."""
         state = super().state_dict()
         state["zo"] = {
-            "step": self.engine.step,
-            "update": self.engine.method.update.state_dict(),
+            **self.engine.state_dict(),
             "last_record": None if self.last_record is None else astuple(self.last_record),
         }
         return state
@@ -334,8 +333,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             raise ConfigError("this optimizer state was not saved by ZOOptimizer (it has no 'zo' entry).")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "zo"})
         self._scalars.grad = None
-        self.engine.step = int(state_dict["zo"]["step"])
-        self.engine.method.update.load_state_dict(state_dict["zo"]["update"])
+        self.engine.load_state_dict(state_dict["zo"])
         last = state_dict["zo"]["last_record"]
         self.last_record = None if last is None else StepRecord(*last)
 

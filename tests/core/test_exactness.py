@@ -11,8 +11,8 @@ from torch import nn
 
 import zoft
 from tests.core.conftest import make
+from tests.methods import methods
 from zoft.errors import NonFiniteLossError
-from zoft.registry import method_names
 
 EXACT = ("stream", "snapshot", "auto")
 
@@ -41,7 +41,7 @@ def test_step_with_lr_zero_leaves_weights_bit_identical(family: str, dtype: torc
 
 
 @pytest.mark.parametrize("placement", EXACT)
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", methods())
 def test_a_loss_that_raises_midway_leaves_weights_bit_identical(method: str, placement: str) -> None:
     model, loss = make("gpt2", torch.bfloat16)
     opt = optimizer(model, placement, lr=1e-3, method=method)

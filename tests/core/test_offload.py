@@ -13,11 +13,11 @@ from torch import nn
 import zoft
 from tests.core.conftest import make
 from tests.core.runs import batch
+from tests.methods import methods
 from zoft.errors import ConfigError
-from zoft.registry import method_names
 from zoft.replay_log import fingerprint
 
-METHODS = method_names()
+METHODS = methods()
 CPU = torch.device("cpu")
 FAMILIES = ["llama", "gpt2", "opt", "bert", "t5"]
 UNTIED = ["llama"]  # the others tie their heads to their embeddings

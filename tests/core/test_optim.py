@@ -14,12 +14,13 @@ from torch import nn
 import zoft
 from tests.core.conftest import make
 from tests.core.runs import batch, digest, start
+from tests.methods import methods
 from zoft.errors import ConfigError, NonFiniteLossError
 from zoft.noise import run_key, sample
 from zoft.registry import method_names
 from zoft.types import StepRecord
 
-METHODS = method_names()
+METHODS = methods()
 ULP = 2.0**-21  # of a float32 in [4, 8), where a tiny language model's first losses lie
 
 
@@ -517,7 +518,7 @@ def test_autocast_around_the_step_equals_autocast_inside_the_loss(method: str, p
 
 
 def test_the_closure_runs_as_often_as_the_method_says() -> None:
-    for method in METHODS:
+    for method in method_names():
         run = start(method=method, placement="snapshot").steps(0, 2)
         assert run.calls == 2 * run.opt.engine.method.estimator.forwards
 

@@ -17,13 +17,13 @@ import torch
 import zoft
 from tests.core.conftest import make
 from tests.core.runs import Run, digest, start
+from tests.methods import methods
 from zoft.errors import ConfigError, ReplayError
-from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.types import StepRecord
 
 STEPS = 6
-METHODS = method_names()
+METHODS = methods()
 QUERIES = [None, 3]
 
 

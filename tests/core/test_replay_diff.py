@@ -10,8 +10,8 @@ import torch
 
 from tests.core.runs import start
 from tests.core.test_replay import truncated
+from tests.methods import methods
 from zoft.log_file import ReplayLog
-from zoft.registry import method_names
 from zoft.replay_diff import diff_logs, differing_fields
 from zoft.types import StepRecord
 
@@ -23,7 +23,7 @@ def log_of(path: Path, steps: int = STEPS, **options: Any) -> ReplayLog:
     return ReplayLog.open(path)
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", methods())
 def test_the_same_run_twice_is_identical_also_where_a_loss_was_nan(method: str, tmp_path: Path) -> None:
     logs = [log_of(tmp_path / name, method=method, bad=(1,)) for name in "ab"]
     found = diff_logs(*logs)

@@ -17,12 +17,12 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import batch, digest
 from tests.distributed.ranks import fail_ranks, outcome, run_ranks, started
+from tests.methods import methods
 from zoft.distributed import Replicas
 from zoft.errors import ConfigError
-from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 
-METHODS = method_names()
+METHODS = methods("mezo", "fzoo")
 STEPS = 4
 
 

@@ -19,10 +19,10 @@ from tests.core.conftest import make
 from tests.core.runs import batch
 from tests.distributed.ranks import fail_ranks, run_ranks
 from tests.distributed.test_replicas import mean_loss
-from zoft.registry import method_names
+from tests.methods import methods
 from zoft.replay_log import ReplayLog, fingerprint
 
-METHODS = method_names()
+METHODS = methods("mezo", "fzoo")
 BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h", "bert": "bert.encoder.layer"}
 
 

@@ -15,9 +15,9 @@ from tests.core.conftest import make
 from tests.core.runs import digest
 from tests.distributed.ranks import fail_ranks, run_ranks
 from tests.hf.conftest import rows, trainer_of, with_callback
-from zoft.registry import method_names
+from tests.methods import methods
 
-METHODS = method_names()
+METHODS = methods("mezo", "fzoo")
 
 
 class InDouble(Trainer):  # type: ignore[misc]

@@ -15,11 +15,11 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import digest
 from tests.hf.conftest import arguments, rows, trainer_of
+from tests.methods import methods
 from zoft.errors import ConfigError
-from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 
-METHODS = method_names()
+METHODS = methods("mezo", "fzoo", "adam")
 ULP = 2.0**-21  # of a float32 loss in [4, 8)
 
 

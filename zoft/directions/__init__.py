@@ -1,7 +1,22 @@
 """What a direction z is: how its values are laid over the parameters."""
 
 from zoft.directions.dense import DenseDirections
-from zoft.directions.protocol import Directions
+from zoft.directions.kept import KeptDirections
+from zoft.directions.low_rank import LowRankDirections, NoiseFactors, OrthonormalFactors
+from zoft.directions.masked import MaskedDirections
+from zoft.directions.protocol import Combiner, Directions
+from zoft.directions.states import ElementStates
 from zoft.directions.weights import write_weights
 
-__all__ = ["DenseDirections", "Directions", "write_weights"]
+__all__ = [
+    "Combiner",
+    "DenseDirections",
+    "Directions",
+    "ElementStates",
+    "KeptDirections",
+    "LowRankDirections",
+    "MaskedDirections",
+    "NoiseFactors",
+    "OrthonormalFactors",
+    "write_weights",
+]

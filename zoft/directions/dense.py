@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from zoft import noise
 from zoft.noise import Distribution, Rounding, Span, Term
+from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class DenseDirections:
 
     key: int
     distribution: Distribution
+
+    def over(self, trainables: Sequence[Trainable]) -> DenseDirections:
+        """The same over any parameters."""
+        return self
 
     def combine(
         self,
@@ -48,3 +54,11 @@ class DenseDirections:
     ) -> None:
         """See :func:`zoft.noise.combine_rows`."""
         noise.combine_rows(out, base, rows, parameter, terms, key=self.key, distribution=self.distribution)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Stateless."""
+        return {}
+
+    def with_state(self, state: dict[str, Any]) -> DenseDirections:
+        """Stateless."""
+        return self

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from zoft.noise import Rounding, Span, Term
+from zoft.parameters import Trainable
 
 
-class Directions(Protocol):
-    """A family of directions ``z(step, query)`` over the run's parameters."""
+class Combiner(Protocol):
+    """Adds directions to weights: all that a placement needs."""
 
     def combine(
         self,
@@ -28,3 +29,16 @@ class Directions(Protocol):
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
         """Write ``base[rows] + sum coefficient * z[rows]``; see :func:`zoft.noise.combine_rows`."""
+
+
+class Directions(Combiner, Protocol):
+    """A family of directions ``z(step, query)`` over the run's parameters."""
+
+    def over(self, trainables: Sequence[Trainable]) -> Directions:
+        """Return these directions over a model's parameters, whose shapes or values they may depend on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what cannot be had from the weights of a checkpoint, as plain JSON types."""
+
+    def with_state(self, state: dict[str, Any]) -> Directions:
+        """Return these directions with what :meth:`state_dict` returned."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from zoft.directions.protocol import Directions
+from zoft.directions.protocol import Combiner
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
 
 
 def write_weights(
-    directions: Directions,
+    directions: Combiner,
     trainables: Sequence[Trainable],
     terms: Sequence[Term],
     *,

@@ -1,8 +1,20 @@
 """Which points a step evaluates, and which scalars, linear in their losses, it keeps."""
 
+from zoft.estimators.antithetic import AntitheticPopulation
+from zoft.estimators.curvature import TwoSidedWithCurvature
 from zoft.estimators.one_sided import OneSided
 from zoft.estimators.protocol import Estimator, Point
 from zoft.estimators.share import WHOLE, Share, num_shares
 from zoft.estimators.two_sided import TwoSided
 
-__all__ = ["WHOLE", "Estimator", "OneSided", "Point", "Share", "TwoSided", "num_shares"]
+__all__ = [
+    "WHOLE",
+    "AntitheticPopulation",
+    "Estimator",
+    "OneSided",
+    "Point",
+    "Share",
+    "TwoSided",
+    "TwoSidedWithCurvature",
+    "num_shares",
+]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from zoft.errors import ConfigError
@@ -36,9 +37,11 @@ __all__ = [
     "Rounding",
     "Span",
     "Term",
+    "add",
     "check_distribution",
     "combine",
     "combine_rows",
+    "orthonormal",
     "run_key",
     "sample",
 ]
@@ -124,6 +127,36 @@ def combine_rows(
     """
     if out.numel():
         _backend(base, distribution).combine_rows(out, base, rows, parameter, terms, key=key, distribution=distribution)
+
+
+def add(span: Span, total: torch.Tensor, *, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
+    """Write ``round(decay * base + total)`` to ``out``: :func:`combine`, for a sum that is already there.
+
+    Args:
+        span: Where to read and write.
+        total: The sum, of as many elements as the span, float32 (float64 for float64 weights).
+        decay: Factor on the old weights.
+        rounding: See :func:`combine`.
+        rounding_step: See :func:`combine`.
+        key: 64-bit key from :func:`run_key`, for the rounding bits.
+    """
+    reference.add(span, total, decay, rounding, rounding_step, key)
+
+
+def orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    """Return the Gram-Schmidt orthonormalisation of a matrix's columns, with the same bits on every machine.
+
+    Args:
+        columns: ``[rows, rank]``, float32, on the CPU, of full rank, ``rank <= rows``.
+
+    Returns:
+        ``[rows, rank]``, float32.
+    """
+    from zoft.noise._orthonormal import orthonormalize  # compiled when it is first needed
+
+    work = np.ascontiguousarray(columns.T.numpy(), dtype=np.float64)
+    orthonormalize(work)
+    return torch.from_numpy(work.T.copy()).float()
 
 
 def sample(

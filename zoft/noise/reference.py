@@ -157,10 +157,32 @@ def _combine(
     for term in terms:
         z = noise(elements, parameter, term.step, term.query, key, distribution).to(compute)
         total = total + z * torch.tensor(term.coefficient, dtype=compute, device=base.device)
-    value = base.to(compute) * torch.tensor(decay, dtype=compute, device=base.device) + total
+    return _added(base, total, elements, parameter, decay, rounding, rounding_step, key)
+
+
+def _added(
+    base: torch.Tensor,
+    total: torch.Tensor,
+    elements: torch.Tensor,
+    parameter: int,
+    decay: float,
+    rounding: Rounding,
+    rounding_step: int,
+    key: int,
+) -> torch.Tensor:
+    value = base.to(total.dtype) * torch.tensor(decay, dtype=total.dtype, device=base.device) + total
     if rounding == "stochastic" and base.dtype in (torch.bfloat16, torch.float16):
         return round_stochastically(value, rounding_bits(elements, parameter, rounding_step, key), base.dtype)
     return value.to(base.dtype)
+
+
+def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
+    """See :func:`zoft.noise.add`."""
+    out, base, total = span.out.view(-1), span.base.view(-1), total.view(-1)
+    for low, high in _chunks(out.numel()):
+        elements = torch.arange(span.start + low, span.start + high, device=out.device)
+        part = base[low:high]
+        out[low:high] = _added(part, total[low:high], elements, span.parameter, decay, rounding, rounding_step, key)
 
 
 def combine(

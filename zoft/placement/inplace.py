@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from zoft.directions import Directions, write_weights
+from zoft.directions import Combiner, write_weights
 from zoft.errors import ConfigError
 from zoft.interrupts import uninterrupted
 from zoft.noise import Term
@@ -24,7 +24,7 @@ class InplacePlacement:
 
     name = "inplace"
 
-    def __init__(self, trainables: Sequence[Trainable], directions: Directions) -> None:
+    def __init__(self, trainables: Sequence[Trainable], directions: Combiner) -> None:
         self._trainables = trainables
         self._directions = directions
         self._offset: dict[tuple[int, int], float] = {}

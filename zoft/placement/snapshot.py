@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from zoft.directions import Directions, write_weights
+from zoft.directions import Combiner, write_weights
 from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.types import LossFn
@@ -18,7 +18,7 @@ class SnapshotPlacement:
 
     name = "snapshot"
 
-    def __init__(self, trainables: Sequence[Trainable], directions: Directions) -> None:
+    def __init__(self, trainables: Sequence[Trainable], directions: Combiner) -> None:
         self._trainables = trainables
         self._directions = directions
         self._saved: list[torch.Tensor] = []

@@ -19,7 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from zoft.directions import Directions
+from zoft.directions import Combiner
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
@@ -42,7 +42,7 @@ class StreamPlacement:
     name = "stream"
 
     def __init__(
-        self, model: nn.Module, trainables: Sequence[Trainable], directions: Directions, *, scratch_bytes: int
+        self, model: nn.Module, trainables: Sequence[Trainable], directions: Combiner, *, scratch_bytes: int
     ) -> None:
         self._directions = directions
         self._scratch_bytes = scratch_bytes

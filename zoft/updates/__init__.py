@@ -1,7 +1,34 @@
-"""From a step's summed scalars to the gradient that is descended: whatever is not linear in the losses."""
+"""From a step's summed scalars to the weights.
 
-from zoft.updates.average import Average
+An update makes the gradient estimate of the scalars: whatever is not linear in the losses. A rule writes it.
+"""
+
+from zoft.updates.adaptive import ScalarAdaptive
+from zoft.updates.average import Average, FirstAverage
+from zoft.updates.cautious import Cautious
+from zoft.updates.curvature import CurvatureWeighted
+from zoft.updates.elementwise import Block, Elementwise, descend_blocks, power
+from zoft.updates.fitness import FitnessShaped, shaping
 from zoft.updates.protocol import Update
+from zoft.updates.rule import Group, Rule
+from zoft.updates.sgd import Sgd
 from zoft.updates.spread import SpreadNormalized
 
-__all__ = ["Average", "SpreadNormalized", "Update"]
+__all__ = [
+    "Average",
+    "Block",
+    "Cautious",
+    "CurvatureWeighted",
+    "Elementwise",
+    "FirstAverage",
+    "FitnessShaped",
+    "Group",
+    "Rule",
+    "ScalarAdaptive",
+    "Sgd",
+    "SpreadNormalized",
+    "Update",
+    "descend_blocks",
+    "power",
+    "shaping",
+]

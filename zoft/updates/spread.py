@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from zoft.noise import Term
+from zoft.updates.stateless import Stateless
 
 
-class SpreadNormalized:
+class SpreadNormalized(Stateless):
     """``g = (1/q) sum_k difference_k z_k / std(differences)``.
 
     The sample standard deviation (q - 1 in the denominator) of the differences is that of the losses
@@ -24,10 +24,3 @@ class SpreadNormalized:
         spread = math.sqrt(variance)
         scale = 0.0 if spread == 0.0 else 1.0 / (len(scalars) * spread)
         return [Term(step, k, scalar * scale) for k, scalar in enumerate(scalars)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Stateless."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stateless."""

@@ -1,0 +1,64 @@
+"""ZO-Adam (Chen et al. 2019; in ZO-Bench, Zhang et al. 2024, arXiv 2402.11592).
+
+Adam (Kingma and Ba 2015) on MeZO's estimate g: ``m = beta1 m + (1 - beta1) g``, ``v = beta2 v + (1 - beta2) g^2``,
+``theta -= lr m_hat / (sqrt(v_hat) + epsilon)``, both free of the zeros that they start from.
+
+Published settings: betas 0.9 and 0.999, lr 1e-6 and less, zo_eps 1e-3. State beyond inference: two float32 numbers for
+each trained element. Forwards a step: 2 q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from zoft.errors import ConfigError
+from zoft.estimators import TwoSided
+from zoft.method import Method, dense_directions, with_defaults
+from zoft.noise import run_key
+from zoft.registry import register_method
+from zoft.types import ZOConfig
+from zoft.updates import Average, Elementwise, power
+
+
+@dataclass(frozen=True)
+class AdamOptions:
+    """Options of ZO-Adam.
+
+    Attributes:
+        beta1: Decay of the mean, in [0, 1).
+        beta2: Decay of the mean square, in [0, 1).
+        epsilon: Added to its root, > 0.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} of adam must be in [0, 1), got {getattr(self, name)!r}.")
+        if not self.epsilon > 0.0:
+            raise ConfigError(f"epsilon of adam must be > 0, got {self.epsilon!r}.")
+
+    def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+        """See :data:`zoft.updates.Elements`."""
+        mean, square = states
+        mean.mul_(self.beta1).add_(g * (1.0 - self.beta1))
+        square.mul_(self.beta2).add_(g * g * (1.0 - self.beta2))
+        corrected = square / (1.0 - power(self.beta2, count))
+        # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
+        root = corrected.double().sqrt_().to(g.dtype).add_(self.epsilon)
+        return (mean / (1.0 - power(self.beta1, count))).div_(root)
+
+
+@register_method("adam", AdamOptions)
+def build(config: ZOConfig, options: AdamOptions) -> Method:
+    """Build Adam."""
+    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian")
+    assert config.num_queries is not None and config.zo_eps is not None
+    rule = Elementwise(options.elements, num_states=2, key=run_key(config.seed))
+    return Method(dense_directions(config), TwoSided(config.num_queries, config.zo_eps), Average(), config, rule)

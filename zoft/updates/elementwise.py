@@ -1,0 +1,124 @@
+"""Rules that treat each element of the estimate by itself, with numbers kept for it: momentum, Adam, sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from zoft import noise
+from zoft.directions import Directions, ElementStates
+from zoft.noise import Span, Term
+from zoft.types import StepRecord
+from zoft.updates.rule import Group
+
+# Elements worked on at once, so that the estimate of a large tensor never stands whole.
+_BLOCK = 2**18
+
+Elements = Callable[[torch.Tensor, Sequence[torch.Tensor], int], torch.Tensor]
+"""``(g, states, count) -> u`` on a block of elements: float32 tensors of one length, states changed in place, and the
+number of steps taken, this one included. Elementwise operations only, or the blocks would show."""
+
+
+class Block(NamedTuple):
+    """Neighbouring elements of one weight.
+
+    Attributes:
+        span: Where they are: read and written in place.
+        states: What is kept for them, a flat view for each kind of number.
+    """
+
+    span: Span
+    states: list[torch.Tensor]
+
+    def total(self, directions: Directions, terms: Sequence[Term]) -> torch.Tensor:
+        """Return ``sum coefficient * z`` at these elements, in the precision that updates are computed in."""
+        base = self.span.base
+        dtype = torch.float64 if base.dtype is torch.float64 else torch.float32
+        z = torch.zeros(base.shape, dtype=dtype, device=base.device)
+        directions.combine([Span(z, z, self.span.parameter, self.span.start)], terms)
+        return z
+
+
+def descend_blocks(
+    group: Group, states: ElementStates, record: StepRecord, key: int, rule: Callable[[Block], torch.Tensor]
+) -> None:
+    """Write ``theta = decay theta - lr rule(block)`` into a group's weights, block by block."""
+    for trainable in group.trainables:
+        stored = trainable.stored()
+        # Elements are numbered in row-major order, so a strided weight goes through a row-major copy.
+        flat = stored.tensor.contiguous()
+        kept = [stored.runs(state) for state in states.of(trainable)]
+        for (run, start), *parts in zip(stored.runs(flat), *kept, strict=True):
+            for low, high in _ranges(run.numel()):
+                base = run.view(-1)[low:high]
+                span = Span(base, base, trainable.number, start + low)
+                u = rule(Block(span, [part.view(-1)[low:high] for part, _ in parts]))
+                noise.add(
+                    span,
+                    u * torch.tensor(-group.lr, dtype=u.dtype),
+                    decay=group.decay,
+                    rounding="stochastic",
+                    rounding_step=record.step,
+                    key=key,
+                )
+        if flat.data_ptr() != stored.tensor.data_ptr():
+            stored.tensor.copy_(flat)
+
+
+def _ranges(total: int) -> Iterator[tuple[int, int]]:
+    for low in range(0, total, _BLOCK):
+        yield low, min(low + _BLOCK, total)
+
+
+def power(base: float, exponent: int) -> float:
+    """Return ``base ** exponent`` by multiplications, which every machine rounds alike, unlike pow."""
+    result = 1.0
+    while exponent:
+        if exponent % 2:
+            result *= base
+        base, exponent = base * base, exponent // 2
+    return result
+
+
+class Elementwise:
+    """``theta = decay theta - lr u(g)``.
+
+    Attributes:
+        num_states: See :class:`zoft.updates.Rule`.
+    """
+
+    def __init__(self, elements: Elements, num_states: int, key: int) -> None:
+        """Make a rule without history.
+
+        Args:
+            elements: The rule, on a block of elements.
+            num_states: Numbers that it keeps for each element, zeros at the start.
+            key: The run's noise key, for the rounding bits.
+        """
+        self.num_states = num_states
+        self._elements, self._key = elements, key
+        self._count = 0
+        self._states = ElementStates(num_states, 0.0)
+
+    def descend(
+        self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord
+    ) -> None:
+        """See :class:`zoft.updates.Rule`."""
+        self._count += 1
+
+        def rule(block: Block) -> torch.Tensor:
+            return self._elements(block.total(directions, gradient), block.states, self._count)
+
+        for group in groups:
+            descend_blocks(group, self._states, record, self._key, rule)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :class:`zoft.updates.Rule`."""
+        return {"count": self._count, "states": self._states.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :class:`zoft.updates.Rule`."""
+        self._count = int(state["count"])
+        self._states.load_state_dict(state["states"])
