@@ -62,6 +62,8 @@ class BlockwiseDirections(ABC):
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
         """See :func:`zoft.noise.combine_rows`."""
+        if not rows.numel():
+            return
         picked, width = base[rows], base.shape[1]
         places = [Span(b, b, parameter, row * width) for b, row in zip(picked, rows.tolist(), strict=True)]
         total = self._directed(places, picked, terms).view(picked.shape)

@@ -44,24 +44,24 @@ class SavedState:
     Attributes:
         folder: Where it is.
         step: Number of steps taken.
-        update: State of the method's update rule.
+        engine: The engine's state.
         last_record: The last step's record, None before the first.
     """
 
     folder: Path
     step: int
-    update: dict[str, Any]
+    engine: dict[str, Any]
     last_record: StepRecord | None
 
     @classmethod
     def read(cls, folder: Path) -> SavedState | None:
         """Read the state that is saved in a folder; None if it is not a zeroth-order optimizer's."""
         try:
-            zo = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)["zo"]
+            zo = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)["zo"]
         except (KeyError, OSError, RuntimeError, pickle.UnpicklingError):
             return None
         last = zo["last_record"]
-        return cls(folder, zo["step"], zo["update"], None if last is None else StepRecord(*last))
+        return cls(folder, zo["step"], zo, None if last is None else StepRecord(*last))
 
     def is_of(self, log: ReplayLog) -> bool:
         """Whether the log is that of the run that saved this state."""

@@ -141,8 +141,7 @@ class LogCheckpoints:
             super()._load_from_checkpoint(str(start.folder), model)  # type: ignore[misc]
         engine = engine_of(target, log.header)
         if start is not None:
-            engine.step = start.step
-            engine.method.update.load_state_dict(start.update)
+            engine.load_state_dict(start.engine)
         roll_forward(engine, log.records[: state.step], progress=not self.args.disable_tqdm)
         self._snapshot_at = None if start is None else start.step
 

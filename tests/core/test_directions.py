@@ -1,0 +1,93 @@
+"""Directions have the same bits however they are cut: by blocks, rows, dtypes of the weights, or placement."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zoft
+from tests.core.conftest import make
+from tests.core.runs import start
+from zoft.directions import blockwise, low_rank
+from zoft.noise import Span, Term
+from zoft.placement import stream as stream_module
+from zoft.registry import method_names
+
+TERMS = [Term(4, 0, 0.5), Term(4, 1, -0.25)]
+
+
+def trained(name: str, dtype: torch.dtype = torch.float32) -> zoft.ZOOptimizer:
+    """An optimizer after two steps, when directions that depend on what is kept no longer are plain noise."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"matrix": nn.Linear(13, 37), "stack": nn.Conv1d(3, 4, 5)}).to(dtype)
+    options: dict[str, Any] = {"hizoo": {"alpha": 1e-2}, "conmezo": {"beta": 0.5}}.get(name, {})
+    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(method=name, method_kwargs=options, placement="snapshot"))
+    x = torch.randn(4, 13).to(dtype)
+    for _ in range(2):
+        opt.step(lambda: model["matrix"](x).pow(2).mean() + model["stack"].weight.pow(2).mean())
+    return opt
+
+
+def added(opt: zoft.ZOOptimizer, parameter: int, cuts: list[int], **options: Any) -> torch.Tensor:
+    base = opt.engine.trainables[parameter].parameter.detach()
+    out = torch.empty_like(base)
+    edges = pairwise([0, *cuts, base.numel()])
+    spans = [Span(out.view(-1)[a:b], base.view(-1)[a:b], parameter, a) for a, b in edges]
+    opt.engine.directions.combine(spans, TERMS, **options)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("name", method_names())
+def test_any_cut_of_a_weight_gives_the_bits_of_the_whole(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opt = trained(name, dtype)
+    for parameter, trainable in enumerate(opt.engine.trainables):
+        size = trainable.parameter.numel()
+        for options in ({}, {"decay": 0.99, "rounding": "stochastic", "rounding_step": 3}):
+            whole = added(opt, parameter, [], **options)
+            assert parameter != 0 or not torch.equal(whole, trainable.parameter)  # a mask may hide a short vector
+            assert torch.equal(added(opt, parameter, [size // 3, size // 3 + 1, size - 2], **options), whole)
+            with monkeypatch.context() as patch:
+                patch.setattr(low_rank, "_BLOCK", 17)
+                patch.setattr(blockwise, "_BLOCK", 17)
+                assert torch.equal(added(opt, parameter, [], **options), whole)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_rows_are_those_of_the_whole(name: str) -> None:
+    opt = trained(name)
+    base = opt.engine.trainables[0].parameter.detach()
+    rows = torch.tensor([36, 0, 5, 5, 17])
+    out = torch.empty(5, 13)
+    opt.engine.directions.combine_rows(out, base, rows, 0, TERMS)
+    assert torch.equal(out, added(opt, 0, [])[rows])
+    opt.engine.directions.combine_rows(out[:0], base, rows[:0], 0, TERMS)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_streamed_blocks_of_rows_give_the_step_of_a_snapshot(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "_CPU_BLOCK_BYTES", 16 * 4 * 10)  # ten rows of width 16
+    records = []
+    for placement in ("stream", "snapshot"):
+        run = start(method=name, placement=placement).steps(0, 1)
+        records.append(run.opt.last_record)
+        assert run.opt.engine.placement == placement
+    streamed, snapshot = records
+    assert streamed is not None and snapshot is not None
+    tolerance = 3e-6 / run.opt.engine.config.zo_eps**2  # curvatures divide the loss's last bits by zo_eps^2
+    assert streamed.scalars == pytest.approx(snapshot.scalars, abs=tolerance)
+
+
+def test_numbers_kept_for_sharded_weights_are_refused_where_directions_need_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoft.storage.Slot.is_sharded", True)
+    for name in ("hizoo", "conmezo"):
+        with pytest.raises(zoft.errors.ConfigError, match="is sharded over processes; use a method without"):
+            zoft.ZOOptimizer(make("llama")[0], 1e-3, zoft.ZOConfig(method=name))
