@@ -18,6 +18,7 @@ from tests.core.test_replay import record_size
 from tests.test_locked_file import held_elsewhere
 from zoft.errors import ReplayError
 from zoft.log_file import ReplayLog, branch
+from zoft.updates import sgd
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def test_a_branch_goes_on_from_an_earlier_step_with_another_learning_rate(tmp_pa
 def test_ctrl_c_during_a_replay_stops_between_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "log").steps(0, 5)
     base, _ = make("llama")
-    write = zoft.engine.write_weights
+    write = sgd.write_weights
     calls = 0
 
     def interrupted(*args: object, **kwargs: object) -> None:
@@ -174,7 +175,7 @@ def test_ctrl_c_during_a_replay_stops_between_two_steps(tmp_path: Path, monkeypa
             signal.raise_signal(signal.SIGINT)
         write(*args, **kwargs)
 
-    monkeypatch.setattr(zoft.engine, "write_weights", interrupted)
+    monkeypatch.setattr(sgd, "write_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         zoft.replay(base, tmp_path / "log")
     monkeypatch.undo()

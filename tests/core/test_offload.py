@@ -79,6 +79,8 @@ def train(
 def test_offloaded_weights_train_to_the_bits_of_the_others(
     family: str, placement: str, method: str, tmp_path: Path
 ) -> None:
+    if (method, placement) == ("sparse_mezo", "inplace"):
+        pytest.skip("refused, because its mask reads the weights")
     plain, _ = train(family, None, tmp_path, method=method, placement=placement)
     offloaded, used = train(family, in_ram, tmp_path, method=method, placement=placement)
     assert used == placement
