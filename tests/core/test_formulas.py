@@ -107,10 +107,19 @@ def conmezo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dic
     return w - LR * g
 
 
-def dense_noise(w: Array, kept: dict[str, Any]) -> list[Array]:
+def svrg(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """An anchor at every third step, along 2 q directions."""
+    at = kept["at"] = kept.get("at", -1) + 1
+    if at % 3 == 0:
+        kept["anchor"], kept["gradient"] = w, estimate(w, loss, dense_noise(w, {"step": at - 1}, 2 * QUERIES))
+        return w - LR * kept["gradient"]
+    return w - LR * (estimate(w, loss, zs) - estimate(kept["anchor"], loss, zs) + kept["gradient"])
+
+
+def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Array]:
     step = kept["step"] = kept.get("step", -1) + 1
     options: dict[str, Any] = {"parameter": 0, "key": noise.run_key(0), "distribution": "gaussian"}
-    return [noise.sample(w.size, step=step, query=k, **options).numpy().reshape(w.shape) for k in range(QUERIES)]
+    return [noise.sample(w.size, step=step, query=k, **options).numpy().reshape(w.shape) for k in range(count)]
 
 
 # What these do differently is in their directions, which have tests of their own.
@@ -131,9 +140,10 @@ FORMULAS: dict[str, Formula] = {
     "conservative": conservative,
     "hizoo": hizoo,
     "conmezo": conmezo,
+    "svrg": svrg,
 }
 # Where the default would hide what a method does in a few steps.
-OPTIONS: dict[str, dict[str, Any]] = {"adamezo": {"horizon": 2}, "hizoo": {"alpha": 1e-2}}
+OPTIONS: dict[str, dict[str, Any]] = {"adamezo": {"horizon": 2}, "hizoo": {"alpha": 1e-2}, "svrg": {"period": 3}}
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -6,7 +6,7 @@ in chunks, so that it never holds more than a few tens of megabytes beside the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -157,22 +157,15 @@ def _combine(
     for term in terms:
         z = noise(elements, parameter, term.step, term.query, key, distribution).to(compute)
         total = total + z * torch.tensor(term.coefficient, dtype=compute, device=base.device)
-    return _added(base, total, elements, parameter, decay, rounding, rounding_step, key)
+    return _added(base, total, decay, rounding, lambda: rounding_bits(elements, parameter, rounding_step, key))
 
 
 def _added(
-    base: torch.Tensor,
-    total: torch.Tensor,
-    elements: torch.Tensor,
-    parameter: int,
-    decay: float,
-    rounding: Rounding,
-    rounding_step: int,
-    key: int,
+    base: torch.Tensor, total: torch.Tensor, decay: float, rounding: Rounding, bits: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     value = base.to(total.dtype) * torch.tensor(decay, dtype=total.dtype, device=base.device) + total
     if rounding == "stochastic" and base.dtype in (torch.bfloat16, torch.float16):
-        return round_stochastically(value, rounding_bits(elements, parameter, rounding_step, key), base.dtype)
+        return round_stochastically(value, bits(), base.dtype)
     return value.to(base.dtype)
 
 
@@ -180,9 +173,13 @@ def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, round
     """See :func:`zoft.noise.add`."""
     out, base, total = span.out.view(-1), span.base.view(-1), total.view(-1)
     for low, high in _chunks(out.numel()):
-        elements = torch.arange(span.start + low, span.start + high, device=out.device)
-        part = base[low:high]
-        out[low:high] = _added(part, total[low:high], elements, span.parameter, decay, rounding, rounding_step, key)
+        first, last = span.start + low, span.start + high
+
+        def bits(first: int = first, last: int = last) -> torch.Tensor:
+            elements = torch.arange(first, last, device=out.device)
+            return rounding_bits(elements, span.parameter, rounding_step, key)
+
+        out[low:high] = _added(base[low:high], total[low:high], decay, rounding, bits)
 
 
 def combine(
