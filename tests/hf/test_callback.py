@@ -44,7 +44,7 @@ def run(folder: Path, **options: Any) -> tuple[str, bytes, list[float]]:
 # --- the same run --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods("mezo", "fzoo", "adam"))
+@pytest.mark.parametrize("method", methods())
 def test_it_is_the_run_of_a_zotrainer(method: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "zo": zoft.ZOConfig(method=method),
@@ -233,7 +233,7 @@ def test_an_empty_training_set_is_said(cls: Any, tmp_path: Path) -> None:
 # --- going on ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods("mezo", "fzoo", "adam"))
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("checkpoints", [(3, 6), (3,), ()], ids=["a checkpoint", "an earlier one", "the log only"])
 def test_a_resumed_run_equals_the_uninterrupted_one(checkpoints: Any, method: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"zo": zoft.ZOConfig(method=method), "weight_decay": 0.1, **SAVING}

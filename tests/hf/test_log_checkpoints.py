@@ -82,7 +82,7 @@ def test_the_final_model_is_saved_with_its_weights(tmp_path: Path) -> None:
 # --- resuming ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods("mezo", "fzoo", "adam"))
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("kind", [LOG, SNAPSHOTS], ids=["base", "snapshots"])
 @pytest.mark.parametrize("logged", [6, 7])

@@ -113,7 +113,7 @@ def test_resuming_a_finished_run_takes_no_step(max_steps: int, tmp_path: Path) -
     assert trainer.state.global_step == max_steps
 
 
-@pytest.mark.parametrize("method", methods("mezo", "fzoo", "adam"))
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("stop", [1, 7])
 def test_ctrl_c_and_a_new_trainer(stop: int, method: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"zo": zoft.ZOConfig(method=method)}

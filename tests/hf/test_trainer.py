@@ -19,7 +19,7 @@ from tests.methods import methods
 from zoft.errors import ConfigError
 from zoft.replay_log import ReplayLog
 
-METHODS = methods("mezo", "fzoo", "adam")
+METHODS = methods()
 ULP = 2.0**-21  # of a float32 loss in [4, 8)
 
 
