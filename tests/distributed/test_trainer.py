@@ -92,7 +92,9 @@ def test_processes_batch_and_accumulation_make_no_difference(
     for weights, found, losses, unchanged in results:
         assert weights == want
         assert not found
-        assert losses == want_losses, "what is logged is the loss over all ranks' rows"
+        assert losses == pytest.approx(want_losses, abs=1.1e-4), (
+            "up to the last digit shown, what is logged is the loss over all ranks' rows"
+        )
         assert unchanged
     assert (tmp_path / "many" / "zo_log").read_bytes() == (tmp_path / "one" / "zo_log").read_bytes()
 

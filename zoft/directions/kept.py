@@ -41,17 +41,15 @@ class KeptDirections(BlockwiseDirections):
         Raises:
             ConfigError: If they are sharded over processes.
         """
-        sharded = [t.name for t in trainables if t.slot.is_sharded]
-        if sharded:
-            raise ConfigError(
-                f"this method's directions depend on numbers kept for each weight, and {sharded[0]} is sharded over "
-                "processes; use a method without (mezo, fzoo, ...), or do not shard."
-            )
+        for trainable in trainables:
+            _refuse_shards(trainable)
         return replace(self, trainables=tuple(trainables))
 
     def change(self, total: torch.Tensor, base: torch.Tensor, span: Span, terms: Sequence[Term]) -> torch.Tensor:
         """See :class:`zoft.directions.blockwise.BlockwiseDirections`."""
-        state = self.states.of(self.trainables[span.parameter])[0].view(-1)[span.start : span.start + total.numel()]
+        trainable = self.trainables[span.parameter]
+        _refuse_shards(trainable)  # it may have been sharded since
+        state = self.states.of(trainable)[0].view(-1)[span.start : span.start + total.numel()]
         return self.shape(total, state.to(total.device), terms)
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,3 +59,11 @@ class KeptDirections(BlockwiseDirections):
     def with_state(self, state: dict[str, Any]) -> KeptDirections:
         """Stateless."""
         return self
+
+
+def _refuse_shards(trainable: Trainable) -> None:
+    if trainable.slot.is_sharded:
+        raise ConfigError(
+            f"this method's directions depend on numbers kept for each weight, and {trainable.name} is sharded over "
+            "processes; use a method without (mezo, fzoo, ...), or do not shard."
+        )
