@@ -70,8 +70,8 @@ class BlockwiseDirections(ABC):
         out.copy_(picked.to(total.dtype) + total)
 
     def _directed(self, places: Sequence[Span], base: torch.Tensor, terms: Sequence[Term]) -> torch.Tensor:
-        dtype = torch.float64 if base.dtype is torch.float64 else torch.float32
-        total = torch.zeros(len(places), base.numel() // len(places), dtype=dtype, device=base.device)
+        shape = (len(places), base.numel() // len(places))
+        total = torch.zeros(shape, dtype=noise.compute_dtype(base), device=base.device)
         spans = [Span(z, z, place.parameter, place.start) for z, place in zip(total, places, strict=True)]
         self.dense.combine(spans, terms)
         for z, place in zip(total, places, strict=True):

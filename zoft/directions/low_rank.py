@@ -108,7 +108,7 @@ def _sum(
     terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
 ) -> torch.Tensor:
     """Return ``sum coefficient * left @ right^T``, ``[rows, columns]``, in the precision of weights like ``like``."""
-    dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
+    dtype = noise.compute_dtype(like)
     total: torch.Tensor | None = None
     for term, left, right in zip(terms, lefts, rights, strict=True):
         scaled = left.to(like.device, dtype) * torch.tensor(term.coefficient, dtype=dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from zoft.noise import compute_dtype
 from zoft.parameters import Trainable
 
 
@@ -22,9 +23,9 @@ class ElementStates:
         """Return a weight's numbers, ``[count, *shape]``: float32, float64 for float64 weights; changed in place."""
         if trainable.name not in self._tensors:
             weight = trainable.stored().tensor
-            dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
             shape = (self.count, *weight.shape)
-            self._tensors[trainable.name] = torch.full(shape, self._start, dtype=dtype, device=weight.device)
+            tensor = torch.full(shape, self._start, dtype=compute_dtype(weight), device=weight.device)
+            self._tensors[trainable.name] = tensor
         return self._tensors[trainable.name]
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -27,6 +27,7 @@ from zoft.noise.spec import (
     Span,
     Term,
     check_distribution,
+    compute_dtype,
     run_key,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "check_distribution",
     "combine",
     "combine_rows",
+    "compute_dtype",
     "orthonormal",
     "run_key",
     "sample",

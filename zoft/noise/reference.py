@@ -152,7 +152,7 @@ def _combine(
     key: int,
     distribution: Distribution,
 ) -> torch.Tensor:
-    compute = torch.float64 if base.dtype is torch.float64 else torch.float32
+    compute = spec.compute_dtype(base)
     total = torch.zeros(base.shape, dtype=compute, device=base.device)
     for term in terms:
         z = noise(elements, parameter, term.step, term.query, key, distribution).to(compute)

@@ -101,6 +101,11 @@ def run_key(seed: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
+def compute_dtype(weight: torch.Tensor) -> torch.dtype:
+    """Return the precision that sums over a weight are computed in: float32, float64 for float64 weights."""
+    return torch.float64 if weight.dtype is torch.float64 else torch.float32
+
+
 def check_distribution(name: str | None) -> Distribution:
     """Return the name of a distribution.
 

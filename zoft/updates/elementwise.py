@@ -35,8 +35,7 @@ class Block(NamedTuple):
     def total(self, directions: Directions, terms: Sequence[Term]) -> torch.Tensor:
         """Return ``sum coefficient * z`` at these elements, in the precision that updates are computed in."""
         base = self.span.base
-        dtype = torch.float64 if base.dtype is torch.float64 else torch.float32
-        z = torch.zeros(base.shape, dtype=dtype, device=base.device)
+        z = torch.zeros(base.shape, dtype=noise.compute_dtype(base), device=base.device)
         directions.combine([Span(z, z, self.span.parameter, self.span.start)], terms)
         return z
 
