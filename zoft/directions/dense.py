@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from zoft import noise
+from zoft.directions.stateless import Stateless
 from zoft.noise import Distribution, Rounding, Span, Term
 from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
-class DenseDirections:
+class DenseDirections(Stateless):
     """Directions with independent elements of mean 0 and variance 1.
 
     Attributes:
@@ -54,11 +54,3 @@ class DenseDirections:
     ) -> None:
         """See :func:`zoft.noise.combine_rows`."""
         noise.combine_rows(out, base, rows, parameter, terms, key=self.key, distribution=self.distribution)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Stateless."""
-        return {}
-
-    def with_state(self, state: dict[str, Any]) -> DenseDirections:
-        """Stateless."""
-        return self

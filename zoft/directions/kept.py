@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from zoft.directions.blockwise import BlockwiseDirections
 from zoft.directions.dense import DenseDirections
+from zoft.directions.stateless import Stateless
 from zoft.directions.states import ElementStates
 from zoft.errors import ConfigError
 from zoft.noise import Span, Term
@@ -20,12 +20,12 @@ Shape = Callable[[torch.Tensor, torch.Tensor, Sequence[Term]], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class KeptDirections(BlockwiseDirections):
+class KeptDirections(Stateless, BlockwiseDirections):
     """Dense noise, changed elementwise by one kept number for each element. The method's rule changes the numbers.
 
     Attributes:
         dense: The noise.
-        states: The numbers, one for each element, which the rule shares; their state is the rule's to save.
+        states: The numbers, one for each element, which the rule shares; they are the rule's to save.
         shape: How they change the noise.
         trainables: The parameters, by number; see :meth:`over`.
     """
@@ -51,14 +51,6 @@ class KeptDirections(BlockwiseDirections):
         _refuse_shards(trainable)  # it may have been sharded since
         state = self.states.of(trainable)[0].view(-1)[span.start : span.start + total.numel()]
         return self.shape(total, state.to(total.device), terms)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Stateless: the rule saves the numbers."""
-        return {}
-
-    def with_state(self, state: dict[str, Any]) -> KeptDirections:
-        """Stateless."""
-        return self
 
 
 def _refuse_shards(trainable: Trainable) -> None:

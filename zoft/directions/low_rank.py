@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from zoft import noise
 from zoft.directions.dense import DenseDirections
+from zoft.directions.stateless import Stateless
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
 
@@ -29,7 +30,7 @@ class Factors(Protocol):
 
 
 @dataclass(frozen=True)
-class LowRankDirections:
+class LowRankDirections(Stateless):
     """Matrices get ``z = left @ right^T``; vectors and tensors of other shapes get dense noise.
 
     The products are summed over the rank in one order, an element at a time, so that a direction has the same bits
@@ -94,14 +95,6 @@ class LowRankDirections:
         rights = [self.factors.right(term, parameter, shape) for term in terms]
         total = _sum(terms, lefts, rights, base[rows])
         out.copy_(base[rows].to(total.dtype) + total)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Stateless."""
-        return {}
-
-    def with_state(self, state: dict[str, Any]) -> LowRankDirections:
-        """Stateless."""
-        return self
 
 
 def _sum(
