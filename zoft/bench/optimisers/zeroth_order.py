@@ -1,0 +1,56 @@
+"""Every registered zeroth-order method, through ``ZOOptimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from zoft.bench.objective import Objective
+from zoft.method import build_method
+from zoft.optim import ZOOptimizer
+from zoft.types import ZOConfig
+
+
+@dataclass(frozen=True)
+class ZerothOrder:
+    """A method of the registry; the other options are those of :class:`zoft.ZOConfig`, which says what they mean.
+
+    ``placement`` says where perturbed weights are kept, which changes time and memory. With ``auto`` and
+    ``stream`` the first step costs three more forwards: the proof that all weights are reached.
+    """
+
+    method: str
+    zo_eps: float | None = None
+    num_queries: int | None = None
+    distribution: str | None = None
+    placement: str = "auto"
+    method_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        build_method(self._config(seed=0))
+
+    @property
+    def tunes_lr(self) -> bool:
+        """See :class:`zoft.bench.optimisers.Optimiser`."""
+        return True
+
+    def minimise(self, objective: Objective, lr: float) -> None:
+        """See :class:`zoft.bench.optimisers.Optimiser`; an unfinished estimate leaves the weights alone."""
+        optimizer = ZOOptimizer(objective.problem.model, lr, self._config(objective.seed))
+        while True:
+            rows = objective.batch()
+            optimizer.step(partial(objective.loss, rows))
+            objective.step_done()
+
+    def _config(self, seed: int) -> ZOConfig:
+        return ZOConfig(
+            method=self.method,
+            zo_eps=self.zo_eps,
+            num_queries=self.num_queries,
+            seed=seed,
+            distribution=self.distribution,
+            placement=self.placement,
+            method_kwargs=self.method_kwargs,
+        )
