@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoft.bench.run import Run
 from zoft.bench.statistics import caveat, holm, mean_with_interval, paired_p, verdict
 from zoft.bench.suite import Suite
@@ -139,8 +141,11 @@ def _compare(suite: Suite, finished: Mapping[str, list[Result]], by_method: Mapp
 
 
 def loss_at(curve: Sequence[Sequence[float]], column: int, limit: float) -> float:
-    """Return the last dev loss that a run had reached when it had spent a number of forwards (0) or seconds (1)."""
-    return float([row[2] for row in curve if row[column] <= limit][-1])
+    """Return a run's dev loss when it had spent a number of forwards (column 0) or seconds (1).
+
+    Between two points of its curve it is interpolated; after the last one it stays.
+    """
+    return float(np.interp(limit, [row[column] for row in curve], [row[2] for row in curve]))
 
 
 def _mean_ranks(rankings: Sequence[Sequence[str]], methods: Sequence[str]) -> list[tuple[str, float]]:
