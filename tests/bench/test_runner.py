@@ -1,0 +1,147 @@
+"""A benchmark that is killed goes on where it was; what fails is reported, and others go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.suites import PROBLEM, result, suite
+from zoft.bench import runner
+from zoft.bench.store import Store
+from zoft.bench.tuning import plan, used
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.bench.suites import suite
+from zoft.bench.runner import run_suite
+from zoft.bench.store import Store
+
+if __name__ == "__main__":
+    run_suite(suite(budget_forwards=2000), Store(Path(sys.argv[1])), ("mezo", "fo_sgd"), jobs=1)
+"""
+
+
+class Inline:
+    """Stands in for the pool of processes: makes each run at once, and counts them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.made: list[Any] = []
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def submit(self, function: Any, run: Any) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        future.set_result(function(run))
+        return future
+
+    def shutdown(self, **kwargs: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Inline)
+
+
+def test_a_finished_suite_has_nothing_left_to_run(
+    inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, store = suite(), Store(tmp_path)
+    runner.run_suite(made, store, made.method_names, jobs=1)
+    results = store.read()
+    assert plan(made, results, made.method_names) == []
+    assert len(used(made, results, made.method_names)) == len(results)
+    monkeypatch.setattr(runner, "attempt", lambda run: pytest.fail(f"{run} was made again"))
+    runner.run_suite(made, store, made.method_names, jobs=1)
+
+
+def test_what_failed_is_tried_again_the_next_time(
+    inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, store = suite(methods=["so_lbfgs"], reference="so_lbfgs"), Store(tmp_path)
+    monkeypatch.setattr(runner, "attempt", lambda run: result(run, 0.0, "failed"))
+    runner.run_suite(made, store, made.method_names, jobs=1)
+    assert {r["status"] for r in store.read().values()} == {"failed"}
+    monkeypatch.setattr(runner, "attempt", lambda run: result(run, 0.5))
+    runner.run_suite(made, store, made.method_names, jobs=1)
+    assert {r["status"] for r in store.read().values()} == {"done"}
+
+
+def test_one_failure_does_not_keep_others_from_running(inline: None, tmp_path: Path) -> None:
+    """BFGS refuses so many weights; L-BFGS does not care."""
+    made = suite(
+        problems={"digits": {**PROBLEM, "dataset": "digits", "hidden": [32]}},
+        methods=["so_bfgs", "so_lbfgs"],
+        reference="so_lbfgs",
+    )
+    store = Store(tmp_path)
+    runner.run_suite(made, store, made.method_names, jobs=1)
+    statuses = {(r["run"]["method"], r["status"]) for r in store.read().values()}
+    assert statuses == {("so_bfgs", "failed"), ("so_lbfgs", "done")}
+
+
+def test_half_a_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while it writes leaves a file that is never read as a result."""
+    store, run = Store(tmp_path), suite().run("cancer", "mezo", 1e-2, 0, "final")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.write(run, result(run, 0.5))
+    assert list((tmp_path / "runs").iterdir()) and store.read() == {}
+    store.write(run, result(run, 0.5))
+    assert list(store.read()) == [run.id]
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+        (tmp_path / "script.py").write_text(SCRIPT)
+        command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(killed)
+    while len(before := list(killed.glob("runs/*.json"))) < 4:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    stamps = {path: path.stat().st_mtime_ns for path in before}
+    assert start(killed).wait(timeout=500) == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "none was made again"
+    assert start(whole).wait(timeout=500) == 0
+
+    def scores(folder: Path) -> dict[str, Any]:
+        return {path.name: json.loads(path.read_text())["scores"] for path in folder.glob("runs/*.json")}
+
+    assert scores(killed) == scores(whole) and len(scores(whole)) >= 2 * (3 + 9)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    script = SCRIPT.replace(
+        "from zoft.bench.runner import run_suite",
+        "from zoft.bench.runner import run_suite\nimport zoft.bench.runner as r, os\n",
+    ).replace("    run_suite(", "    r.attempt = die\n    run_suite(")
+    script = script.replace("if __name__", "def die(run):\n    os.kill(os.getpid(), 9)\n\nif __name__")
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "WorkerDiedError: a worker process was killed" in done.stderr
