@@ -30,34 +30,6 @@ if __name__ == "__main__":
 """
 
 
-class Inline:
-    """Stands in for the pool of processes: makes each run at once, and counts them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.made: list[Any] = []
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
-
-    def submit(self, function: Any, run: Any) -> Any:
-        from concurrent.futures import Future
-
-        future: Future[Any] = Future()
-        future.set_result(function(run))
-        return future
-
-    def shutdown(self, **kwargs: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", Inline)
-
-
 def test_a_finished_suite_has_nothing_left_to_run(
     inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,4 +116,4 @@ def test_a_worker_that_is_killed_is_named_and_not_waited_for(tmp_path: Path) -> 
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "WorkerDiedError: a worker process was killed" in done.stderr
+    assert done.returncode == 1 and "BenchmarkError: a worker process was killed" in done.stderr

@@ -18,11 +18,7 @@ from zoft.bench.run import Run
 from zoft.bench.store import Store
 from zoft.bench.suite import Suite
 from zoft.bench.tuning import plan
-from zoft.errors import ZoftError
-
-
-class WorkerDiedError(ZoftError):
-    """A worker process was killed, most likely for the memory that it took."""
+from zoft.errors import BenchmarkError
 
 
 def run_suite(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> None:
@@ -32,7 +28,7 @@ def run_suite(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
     take here (``OMP_NUM_THREADS`` says how many), but together they have at most one for each core.
 
     Raises:
-        WorkerDiedError: If a process was killed; finished runs are kept, and starting again goes on.
+        BenchmarkError: If a process was killed; finished runs are kept, and starting again goes on.
     """
     results = {id_: result for id_, result in store.read().items() if result["status"] != "failed"}
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
@@ -52,7 +48,7 @@ def run_suite(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
                     results[run.id] = result
                     bar.update()
             except BrokenProcessPool:
-                raise WorkerDiedError(
+                raise BenchmarkError(
                     "a worker process was killed, perhaps for the memory it took. Finished runs are kept: start "
                     "again to go on, with fewer --jobs if memory is short."
                 ) from None

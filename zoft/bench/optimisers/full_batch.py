@@ -7,10 +7,7 @@ a sub-sampled Hessian beside the full gradient (Byrd, Chin, Neveitt and Nocedal 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -97,7 +94,7 @@ class NewtonCg:
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
-        _minimise(objective, "trust-ncg", hessp=lambda rows, at, vector: at.hessian_product(rows, vector))
+        _minimise(objective, "trust-ncg", "hessp")
 
 
 @dataclass(frozen=True)
@@ -109,13 +106,7 @@ class Newton:
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
         _check_size(objective, "Newton's method")
-
-        def hessian(rows: Tensor, at: _Flat) -> Vector:
-            size = at.size
-            columns = [at.hessian_product(rows, unit) for unit in np.eye(size)]
-            return np.stack(columns, axis=1)
-
-        _minimise(objective, "trust-exact", hess=hessian)
+        _minimise(objective, "trust-exact", "hess")
 
 
 class _Flat:
@@ -140,6 +131,9 @@ class _Flat:
     def hessian_product(self, rows: Tensor, vector: Vector) -> Vector:
         return self._flat(self._objective.hessian_product(rows, self._shaped(vector)))
 
+    def hessian(self, rows: Tensor) -> Vector:
+        return np.stack([self.hessian_product(rows, unit) for unit in np.eye(self.size)], axis=1)
+
     def _flat(self, tensors: dict[str, Tensor]) -> Vector:
         joined = torch.cat([tensors[name].reshape(-1).double().cpu() for name in self._parameters])
         return joined.numpy()
@@ -150,31 +144,35 @@ class _Flat:
         return {name: part.view_as(p).to(p) for (name, p), part in named}
 
 
-def _minimise(
-    objective: Objective,
-    method: str,
-    hess: Callable[[Tensor, _Flat], Vector] | None = None,
-    hessp: Callable[[Tensor, _Flat, Vector], Vector] | None = None,
-) -> None:
+def _minimise(objective: Objective, method: str, curvature: str | None = None) -> None:
+    """Run one of SciPy's minimisers; ``curvature`` names the argument by which it takes second derivatives."""
     from scipy.optimize import minimize
 
     flat, best = _Flat(objective), BestPoint(objective)
+    known: dict[bytes, tuple[float, Vector]] = {}  # of the last point alone
 
     def loss_with_gradient(vector: Vector) -> tuple[float, Vector]:
-        flat.write(vector)
-        return float(best.loss_with_gradient()), flat.gradient()
+        point = vector.tobytes()
+        if point not in known:
+            flat.write(vector)
+            evaluated = float(best.loss_with_gradient()), flat.gradient()
+            known.clear()
+            known[point] = evaluated
+        return known[point]
 
-    def at(vector: Vector) -> Tensor:
+    def hessian(vector: Vector) -> Vector:
+        loss_with_gradient(vector)  # SciPy asks for the Hessian first, and so would pay for it before it has moved
         flat.write(vector)
-        return objective.batch()  # of one and the same step until the loss falls
+        return flat.hessian(objective.batch())
 
-    curvature: dict[str, Any] = {}
-    if hess is not None:
-        curvature["hess"] = lambda vector: hess(at(vector), flat)
-    if hessp is not None:
-        curvature["hessp"] = lambda vector, along: hessp(at(vector), flat, along)
+    def hessian_product(vector: Vector, along: Vector) -> Vector:
+        flat.write(vector)
+        return flat.hessian_product(objective.batch(), along)
+
+    given = {"hess": hessian, "hessp": hessian_product}
+    used = {curvature: given[curvature]} if curvature else {}
     try:
-        minimize(loss_with_gradient, flat.read(), jac=True, method=method, options={"maxiter": 10**9}, **curvature)
+        minimize(loss_with_gradient, flat.read(), jac=True, method=method, options={"maxiter": 10**9}, **used)
     finally:
         best.restore()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import zoft
 from zoft.bench.suite import Suite, only
 from zoft.cli.config import parse_cli, user_errors
-from zoft.errors import ConfigError
+from zoft.errors import BenchmarkError, ConfigError
 
 if TYPE_CHECKING:
     from zoft.bench.store import Store
@@ -75,7 +75,8 @@ def run(suite: Suite, options: BenchArguments) -> None:
     """Run what is missing, then write and print the summary.
 
     Raises:
-        ConfigError: If the suite or an option cannot be used, or the results differ from the golden ones.
+        ConfigError: If the suite or an option cannot be used.
+        BenchmarkError: If a worker process was killed, or the results differ from the golden ones.
     """
     from zoft.bench.golden import golden
     from zoft.bench.runner import run_suite
@@ -91,6 +92,7 @@ def run(suite: Suite, options: BenchArguments) -> None:
         raise ConfigError(f"jobs must be an integer >= 1, got {jobs}")
     folder = Path(options.output_dir or f"bench-{suite.name}")
     store = Store(folder)
+    expected = _read_golden(options.golden) if options.golden else {}
     if options.dry_run:
         _estimate(suite, store, methods, jobs)
         return
@@ -113,7 +115,7 @@ def run(suite: Suite, options: BenchArguments) -> None:
         Path(options.write_golden).write_text(json.dumps(golden(summary), indent=1) + "\n", encoding="utf-8")
         print(f"wrote {options.write_golden}", flush=True)
     if options.golden:
-        _compare(json.loads(Path(options.golden).read_text(encoding="utf-8")), summary)
+        _compare(expected, summary)
 
 
 def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> None:
@@ -142,6 +144,14 @@ def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
     )
 
 
+def _read_golden(path: str) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"golden: {path} cannot be read: {error}; --write_golden writes such a file") from None
+    return read
+
+
 def _compare(expected: dict[str, Any], summary: dict[str, Any]) -> None:
     from zoft.bench.golden import differences
 
@@ -151,5 +161,5 @@ def _compare(expected: dict[str, Any], summary: dict[str, Any]) -> None:
     }
     found = differences(expected, losses)
     if found:
-        raise ConfigError("the results are not the golden ones:\n" + "\n".join(found))
+        raise BenchmarkError("the results are not the golden ones:\n" + "\n".join(found))
     print("the results are the golden ones, within tolerance", flush=True)
