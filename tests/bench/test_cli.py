@@ -66,7 +66,7 @@ def test_a_dry_run_says_how_much_there_is_and_writes_nothing(
 ) -> None:
     main(["methods", "--config", recipe, "--dry_run", "--jobs", "1"])
     printed = capsys.readouterr().out
-    assert "cancer: 16 runs of 20 forwards" in printed and "3 methods, 16 runs, 320 forwards" in printed
+    assert "cancer: 20 runs of 20 forwards" in printed and "3 methods, 20 runs, 400 forwards" in printed
     assert not (tmp_path / "bench-tiny").exists()
 
 

@@ -102,7 +102,7 @@ def test_a_benchmark_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_pa
     def scores(folder: Path) -> dict[str, Any]:
         return {path.name: json.loads(path.read_text())["scores"] for path in folder.glob("runs/*.json")}
 
-    assert scores(killed) == scores(whole) and len(scores(whole)) >= 2 * (3 + 9)
+    assert scores(killed) == scores(whole) and len(scores(whole)) >= 2 * (5 + 9)
 
 
 @pytest.mark.slow

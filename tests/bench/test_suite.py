@@ -66,11 +66,15 @@ def test_the_plan_holds_each_learning_rate_and_seed_once() -> None:
         ("so_lbfgs", None, seed) for seed in made.seeds
     ]
     results = {run.id: result(run, 0.1 if run.lr == 1e-2 else 0.2) for run in first}
-    second = plan(made, results, made.method_names)
-    assert [(run.method, run.lr, run.seed) for run in second] == [
+    halves = plan(made, results, made.method_names)
+    assert [(run.method, run.lr) for run in halves] == [(m, lr) for m in ("mezo", "fo_sgd") for lr in (5e-3, 2e-2)]
+    assert {run.seed for run in halves} == {made.tuning_seed}
+    results |= {run.id: result(run, 0.15) for run in halves}
+    last = plan(made, results, made.method_names)
+    assert [(run.method, run.lr, run.seed) for run in last] == [
         (method, lr, seed) for method in ("mezo", "fo_sgd") for lr in (1e-2, 5e-3, 2e-2) for seed in made.seeds
     ]
-    results |= {run.id: result(run, 0.1) for run in second}
+    results |= {run.id: result(run, 0.1) for run in last}
     assert plan(made, results, made.method_names) == []
     stranger = made.run("cancer", "mezo", 0.5, 7, "final")
     assert used(made, {**results, stranger.id: result(stranger, 0.1)}, made.method_names) == results

@@ -76,11 +76,13 @@ class Objective:
     def loss_with_gradient(self, rows: Tensor) -> Tensor:
         """Return the mean loss of some training rows, and leave its gradient in the parameters' ``grad``."""
         self._pay(GRADIENT, rows)
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        parameters = list(self.parameters.values())
         with torch.enable_grad():
             loss = self.problem.loss(rows)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # A weight that the loss does not read, such as a pooler's, has slope zero.
+            slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        for parameter, slope in zip(parameters, slopes, strict=True):
+            parameter.grad = slope
         return self._finite(loss.detach())
 
     def hessian_product(self, rows: Tensor, vector: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 1. Each method that takes a learning rate trains with each rate of a geometric grid, on the tuning seed; the one
    with the lowest dev loss at the end of the budget is its best. A diverged run is a bad one, not a missing one.
 2. While the best is at an end of the grid, the grid grows by one point there, at most ``lr_max_extensions`` times.
-3. The best rate, and its multiples, train on the other seeds, and only these are scored on the test splits.
+3. The two rates half-way (geometrically) from the best to its neighbours are tried, and the best of the three stays.
+4. The best rate, and its multiples, train on the other seeds, and only these are scored on the test splits.
 
 Pure functions of suite and results, so a benchmark that was killed goes on by planning anew.
 """
@@ -65,7 +66,13 @@ def tune(suite: Suite, results: Results, problem: str, method: str) -> Tuned:
         if not (at_edge and extensions_left):
             break
         rates = [rates[0] / suite.lr_ratio, *rates] if best == rates[0] else [*rates, rates[-1] * suite.lr_ratio]
-    return Tuned(tried, lr=best, at_edge=at_edge)
+    halves = [best / math.sqrt(suite.lr_ratio), best * math.sqrt(suite.lr_ratio)]
+    finer = tuple(suite.run(problem, method, lr, suite.tuning_seed, "tuning") for lr in halves)
+    wanted = tuple(run for run in finer if run.id not in results)
+    if wanted:
+        return Tuned(tried + finer, wanted)
+    losses |= {lr: _dev_loss(results[run.id]) for lr, run in zip(halves, finer, strict=True)}
+    return Tuned(tried + finer, lr=min([halves[0], best, halves[1]], key=lambda lr: losses[lr]), at_edge=at_edge)
 
 
 def final_runs(suite: Suite, problem: str, method: str, lr: float | None) -> list[Run]:
@@ -103,12 +110,11 @@ def used(suite: Suite, results: Results, methods: Sequence[str]) -> dict[str, Ma
 
 
 def count_missing(suite: Suite, results: Results, problem: str, method: str) -> int:
-    """Return how many runs are still to be made, if no grid has to grow."""
+    """Return about how many runs are still to be made: two more than are wanted now, if no grid has to grow."""
     tuned = tune(suite, results, problem, method)
-    finals = [] if tuned.failed else final_runs(suite, problem, method, tuned.lr)
-    factors = 1 + len(suite.lr_sensitivity)
     if tuned.wanted:
-        return len(tuned.wanted) + factors * len(suite.seeds)
+        return len(tuned.wanted) + 2 + (1 + len(suite.lr_sensitivity)) * len(suite.seeds)
+    finals = [] if tuned.failed else final_runs(suite, problem, method, tuned.lr)
     return sum(run.id not in results for run in finals)
 
 

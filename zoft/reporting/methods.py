@@ -89,24 +89,17 @@ def _problem(name: str, problem: Mapping[str, Any], reference: str) -> str:
     parts = [f"### {name}"]
     if not methods:
         return f"### {name}\n\nNo method is complete yet."
-    shifted = all("shifted" in of["scores"] for of in methods.values())
-    header = ["", "method", "lr", "test loss", "accuracy", *(["shifted loss", "shifted accuracy"] if shifted else [])]
-    rows = [(*header, "steps", "seconds", "memory MiB", f"against {reference}")]
+    first = methods[problem["ranking"][0]]
+    splits = [split for split in ("test", "shifted", "train") if split in first["scores"]]
+    measured = first["model_bytes"] >= SMALLEST_MEASURED_MODEL and first["extra_bytes"] is not None
+    headings = [f"{split} {measure}" for split in splits for measure in ("loss", "accuracy")]
+    last = ["steps", "seconds", *(["memory MiB"] if measured else []), f"against {reference}"]
+    rows = [["", "method", "lr", *headings, *last]]
     for place, method in enumerate(problem["ranking"], start=1):
         of = methods[method]
-        scores = [_score(of["scores"][split]) for split in ("test", *(["shifted"] if shifted else []))]
-        rows.append(
-            (
-                str(place),
-                method,
-                _lr(of),
-                *(cell for pair in scores for cell in pair),
-                f"{of['steps']:.0f}",
-                f"{of['seconds']:.2g}",
-                _memory(of),
-                _against(of) if method != reference else "-",
-            )
-        )
+        scores = [cell for split in splits for cell in _score(of["scores"][split])]
+        spent = [f"{of['steps']:.0f}", f"{of['seconds']:.2g}", *([f"{_total(of) / MIB:.0f}"] if measured else [])]
+        rows.append([str(place), method, _lr(of), *scores, *spent, _against(of) if method != reference else "-"])
     parts.append(_rows(rows))
     diverged = [f"{method} ({of['diverged']} runs)" for method, of in methods.items() if of["diverged"]]
     if diverged:
@@ -115,10 +108,7 @@ def _problem(name: str, problem: Mapping[str, Any], reference: str) -> str:
         parts.append("An lr in brackets is at an end of the grid, which was not allowed to grow further.")
     if reference in methods:
         parts.append(_at_equal_time(methods, reference))
-        if (
-            methods[reference]["model_bytes"] >= SMALLEST_MEASURED_MODEL
-            and methods[reference]["extra_bytes"] is not None
-        ):
+        if measured:
             parts.append(_at_equal_memory(problem, reference))
     return "\n\n".join(parts)
 
@@ -162,12 +152,6 @@ def _lr(of: Mapping[str, Any]) -> str:
     if of["lr"] is None:
         return "own"
     return f"({of['lr']:.2g})" if of["lr_at_edge"] else f"{of['lr']:.2g}"
-
-
-def _memory(of: Mapping[str, Any]) -> str:
-    if of["model_bytes"] < SMALLEST_MEASURED_MODEL or of["extra_bytes"] is None:
-        return "-"
-    return f"{_total(of) / MIB:.0f}"
 
 
 def _against(of: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ a sub-sampled Hessian beside the full gradient (Byrd, Chin, Neveitt and Nocedal 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
