@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,9 @@ def run(suite: Suite, options: BenchArguments) -> None:
     from zoft.bench.tuning import used
     from zoft.reporting.methods import markdown, plot
 
+    for module, extra in (("sklearn", "bench"), ("matplotlib", "report")):
+        if find_spec(module) is None:
+            raise ConfigError(f"{module} is not installed; run: pip install 'zoft[{extra}]'")
     suite.check()
     methods = only(suite, options.only)
     jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
