@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from zoft.bench.memory import MemoryMeter
-from zoft.bench.objective import BudgetSpentError, Clock, Objective
+from zoft.bench.meters import Clock, MemoryMeter
+from zoft.bench.objective import BudgetSpentError, Objective
 from zoft.bench.optimisers import make_optimiser
 from zoft.bench.problems import Problem, Scores, make_task
 from zoft.bench.run import Run

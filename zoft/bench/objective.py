@@ -14,7 +14,6 @@ Memory and time are measured beside it, since on them the three kinds of methods
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -113,22 +112,6 @@ class Objective:
         if not math.isfinite(float(loss)):
             raise NonFiniteLossError(f"the loss is {float(loss)} at step {self.steps}.")
         return loss
-
-
-class Clock:
-    """Seconds of training, without those spent on evaluation."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._paused = 0.0
-
-    def seconds(self) -> float:
-        """Return the seconds so far."""
-        return time.perf_counter() - self._started - self._paused
-
-    def exclude(self, since: float) -> None:
-        """Take out what has passed since ``time.perf_counter()`` was ``since``."""
-        self._paused += time.perf_counter() - since
 
 
 class _Loss(torch.nn.Module):

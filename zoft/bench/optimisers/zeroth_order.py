@@ -18,7 +18,7 @@ class ZerothOrder:
     """A method of the registry; the other options are those of :class:`zoft.ZOConfig`, which says what they mean.
 
     ``placement`` says where perturbed weights are kept, which changes time and memory. With ``auto`` and
-    ``stream`` the first step costs three more forwards: the proof that all weights are reached.
+    ``stream`` the first step costs two more forwards: the proof that all weights are reached.
     """
 
     method: str

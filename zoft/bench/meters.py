@@ -1,13 +1,30 @@
-"""How much memory a run takes at its peak."""
+"""How long a run trains, and how much memory it takes at its peak."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
 
 _STATUS = Path("/proc/self/status")
 _FORGET_PEAK = Path("/proc/self/clear_refs")  # writing 5 sets the peak to what is resident now (proc(5))
+
+
+class Clock:
+    """Seconds of training, without those spent on evaluation."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._paused = 0.0
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return time.perf_counter() - self._started - self._paused
+
+    def exclude(self, since: float) -> None:
+        """Take out what has passed since ``time.perf_counter()`` was ``since``."""
+        self._paused += time.perf_counter() - since
 
 
 class MemoryMeter:
