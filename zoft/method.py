@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from zoft.directions import DenseDirections, Directions
 from zoft.errors import ConfigError, did_you_mean
 from zoft.estimators import Estimator
@@ -32,6 +34,10 @@ class Method:
     update: Update
     config: ZOConfig
     rule: Rule = field(default_factory=Sgd)
+
+    def state_size(self, shape: torch.Size) -> int:
+        """Return how many float32 numbers the method keeps for a weight of this shape, beyond inference."""
+        return self.directions.state_size(shape) + self.rule.state_size(shape)
 
 
 def build_method(config: ZOConfig) -> Method:

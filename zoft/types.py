@@ -117,7 +117,7 @@ class Estimate:
 
     Attributes:
         loss: The loss at theta: the clean loss, or the mean of both signs where no clean loss is taken.
-        scalars: The method's scalars (projected gradients, loss differences), in the loss's units
+        scalars: The method's scalars (projected gradients, curvatures, plain losses), in the loss's units
             per unit of z.
     """
 

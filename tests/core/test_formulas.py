@@ -116,6 +116,36 @@ def svrg(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[s
     return w - LR * (estimate(w, loss, zs) - estimate(kept["anchor"], loss, zs) + kept["gradient"])
 
 
+def lozo_m(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    step = kept["step"] = kept.get("step", -1) + 1
+    us = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) / np.sqrt(2) for k in range(QUERIES)]
+    v = noise_matrix(zoft.ZOConfig(), 3, 2, step // 3 * 3, 0, 2 * 2)
+    n = kept.get("n", np.zeros((2, 2))) @ kept.get("v", v).T @ v / 3 if step % 3 == 0 else kept["n"]
+    kept["v"], kept["n"] = v, 0.9 * n + 0.1 * sum(p * u for p, u in zip(slopes(w, loss, zs), us, strict=True)) / QUERIES
+    return w - LR * kept["n"] @ v.T
+
+
+def subzero_plus(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """Rank 2, so that U is a square rotation and V spans the rows of every z; a subspace lasts for three steps."""
+    step = kept["step"] = kept.get("step", -1) + 1
+    began, t = step // 3 * 3, step % 3 + 1
+    u = gram_schmidt(noise_matrix(zoft.ZOConfig(), 2, 2, began, 0, 4))
+    v = gram_schmidt(noise_matrix(zoft.ZOConfig(), 3, 2, began, 0, 4 + 2 * 2))
+    cores = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) for k in range(QUERIES)]
+    s = np.sqrt(2 * 3) / 2
+    np.testing.assert_allclose(zs, [s * u @ core @ v.T for core in cores], atol=1e-6)
+    ps = [(loss(w + EPS * z) - loss(w)) / EPS for z in zs]
+    g = sum(p * core / s for p, core in zip(ps, cores, strict=True)) / QUERIES
+    m, square = (0.0, 0.0) if t == 1 else kept["moments"]
+    kept["moments"] = m, square = 0.9 * m + 0.1 * g, 0.95 * square + 0.05 * g * g
+    return w - LR * u @ ((m / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.95**t)) + 1e-8)) @ v.T
+
+
+def gram_schmidt(columns: Array) -> Array:
+    q, r = np.linalg.qr(columns)
+    return q * np.sign(np.diag(r))
+
+
 def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Array]:
     step = kept["step"] = kept.get("step", -1) + 1
     options: dict[str, Any] = {"parameter": 0, "key": noise.run_key(0), "distribution": "gaussian"}
@@ -126,7 +156,9 @@ def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Ar
 FORMULAS: dict[str, Formula] = {
     "mezo": mezo,
     "lozo": mezo,
+    "lozo_m": lozo_m,
     "subzero": mezo,
+    "subzero_plus": subzero_plus,
     "sparse_mezo": mezo,
     "fzoo": fzoo,
     "meazo": meazo,
@@ -143,7 +175,13 @@ FORMULAS: dict[str, Formula] = {
     "svrg": svrg,
 }
 # Where the default would hide what a method does in a few steps.
-OPTIONS: dict[str, dict[str, Any]] = {"adamezo": {"horizon": 2}, "hizoo": {"alpha": 1e-2}, "svrg": {"period": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adamezo": {"horizon": 2},
+    "hizoo": {"alpha": 1e-2},
+    "svrg": {"period": 3},
+    "lozo_m": {"period": 3},
+    "subzero_plus": {"period": 3, "rank": 2},
+}
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -20,7 +20,7 @@ from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import run_key
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import Average, Elementwise, power
+from zoft.updates import Average, Elementwise, adam_step
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,7 @@ class AdamOptions:
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """See :data:`zoft.updates.Elements`."""
-        mean, square = states
-        mean.mul_(self.beta1).add_(g * (1.0 - self.beta1))
-        square.mul_(self.beta2).add_(g * g * (1.0 - self.beta2))
-        corrected = square / (1.0 - power(self.beta2, count))
-        # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
-        root = corrected.double().sqrt_().to(g.dtype).add_(self.epsilon)
-        return (mean / (1.0 - power(self.beta1, count))).div_(root)
+        return adam_step(g, states, count, self.beta1, self.beta2, self.epsilon)
 
 
 @register_method("adam", AdamOptions)

@@ -7,7 +7,8 @@ from zoft.updates.adaptive import ScalarAdaptive
 from zoft.updates.average import Average, FirstAverage
 from zoft.updates.cautious import Cautious
 from zoft.updates.curvature import CurvatureWeighted
-from zoft.updates.elementwise import Block, Elementwise, descend_blocks, power
+from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
+from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
 from zoft.updates.protocol import Update
 from zoft.updates.rule import Group, Rule
@@ -20,6 +21,8 @@ __all__ = [
     "Cautious",
     "CurvatureWeighted",
     "Elementwise",
+    "Factored",
+    "FactoredSteps",
     "FirstAverage",
     "FitnessShaped",
     "Group",
@@ -28,7 +31,7 @@ __all__ = [
     "Sgd",
     "SpreadNormalized",
     "Update",
+    "adam_step",
     "descend_blocks",
-    "power",
     "shaping",
 ]

@@ -10,10 +10,11 @@ from zoft.updates.stateless import Stateless
 
 
 class SpreadNormalized(Stateless):
-    """``g = (1/q) sum_k difference_k z_k / std(differences)``.
+    """``g = (1/q) sum_k p_k z_k / std(p)``, for projected gradients p.
 
-    The sample standard deviation (q - 1 in the denominator) of the differences is that of the losses
-    themselves. When all losses are equal there is no direction to prefer, and g is zero.
+    The sample standard deviation (q - 1 in the denominator) of one-sided p is that of the losses themselves over
+    ``zo_eps``, so the step depends on neither's scale. When all are equal there is no direction to prefer, and g is
+    zero.
     """
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
