@@ -52,7 +52,7 @@ class ZOEngine:
         self.step = 0
         self._placement: Placement | None = None
         self._faults: list[str] = []
-        check_placement(self.config, self.trainables)
+        check_placement(self.config, self.trainables, differentiates=self.method.differentiates)
         stored = [trainable.stored() for trainable in self.trainables]  # says so of a weight that cannot be written
         self.loss_device = stored[0].tensor.device
         self.directions = self.method.directions.over(self.trainables)
@@ -81,14 +81,20 @@ class ZOEngine:
         Raises:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
-        losses = []
+        values: list[float] = []
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
         with _evaluating(self.model), torch.no_grad():
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
-                placement = make_placement(self.config, self.model, self.trainables, self.directions)
+                placement = make_placement(
+                    self.config,
+                    self.model,
+                    self.trainables,
+                    self.directions,
+                    differentiates=self.method.differentiates,
+                )
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
             points = self.method.estimator.points(self.step)
@@ -96,17 +102,17 @@ class ZOEngine:
             with placement.session():
                 for point, mine in zip(points, share.of(points), strict=True):
                     if not mine:
-                        losses.append(0.0)
+                        values += [0.0] * placement.num_values
                         continue
                     with placement.at(point.terms):
-                        loss = float(loss_fn())
-                    if not math.isfinite(loss):
-                        self._faults.append(f"{point.name} is {loss}")
-                    losses.append(loss * share.count)
+                        read = placement.read(loss_fn())
+                    if not all(map(math.isfinite, read)):
+                        self._faults.append(f"{point.name} is {read[0]}")
+                    values += [value * share.count for value in read]
         if self._placement is None:
             self._faults.append("the loss at the weights themselves is not finite")
-            losses = [math.nan] * len(points)
-        return self.method.estimator.estimate(losses)
+            values = [math.nan] * len(values)
+        return self.method.estimator.estimate(values)
 
     def _checked(self, loss_fn: LossFn) -> LossFn:
         """Check what the user's closure returns.
@@ -131,7 +137,7 @@ class ZOEngine:
                 got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
             self.loss_device = loss.device
-            return loss.detach()
+            return loss
 
         return evaluate
 

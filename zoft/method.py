@@ -27,6 +27,8 @@ class Method:
         update: How the scalars become a gradient.
         config: The configuration with the method's defaults filled in.
         rule: How the gradient is written into the weights.
+        differentiates: Whether a point is not a place, where the loss is evaluated, but a direction, along which it is
+            differentiated: it then yields the loss and the slope.
     """
 
     directions: Directions
@@ -34,6 +36,7 @@ class Method:
     update: Update
     config: ZOConfig
     rule: Rule = field(default_factory=Sgd)
+    differentiates: bool = False
 
     def state_size(self, shape: torch.Size) -> int:
         """Return how many float32 numbers the method keeps for a weight of this shape, beyond inference."""

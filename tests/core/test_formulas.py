@@ -11,6 +11,7 @@ import torch
 
 import zoft
 from tests.core.test_methods import Slope, direction
+from tests.methods import plain_placement
 from zoft import noise
 from zoft.registry import method_names
 
@@ -146,6 +147,11 @@ def gram_schmidt(columns: Array) -> Array:
     return q * np.sign(np.diag(r))
 
 
+def forward_grad(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is quadratic, so that central differences are exact."""
+    return mezo(w, loss, zs, kept)
+
+
 def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Array]:
     step = kept["step"] = kept.get("step", -1) + 1
     options: dict[str, Any] = {"parameter": 0, "key": noise.run_key(0), "distribution": "gaussian"}
@@ -173,6 +179,7 @@ FORMULAS: dict[str, Formula] = {
     "hizoo": hizoo,
     "conmezo": conmezo,
     "svrg": svrg,
+    "forward_grad": forward_grad,
 }
 # Where the default would hide what a method does in a few steps.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -193,7 +200,11 @@ def test_steps_are_the_papers_formula(name: str) -> None:
         return float(np.square(a @ at.ravel()).sum() / 2 + at.sum())
 
     config = zoft.ZOConfig(
-        method=name, zo_eps=EPS, num_queries=QUERIES, placement="snapshot", method_kwargs=OPTIONS.get(name, {})
+        method=name,
+        zo_eps=EPS,
+        num_queries=QUERIES,
+        placement=plain_placement(name),
+        method_kwargs=OPTIONS.get(name, {}),
     )
     opt = zoft.ZOOptimizer(model, LR, config)
     kept: dict[str, Any] = {}

@@ -21,7 +21,7 @@ import zoft
 import zoft.methods
 from tests.core.conftest import make
 from tests.core.runs import batch, digest, start
-from tests.methods import methods
+from tests.methods import methods, plain_placement
 from zoft.errors import ConfigError
 from zoft.method import build_method
 from zoft.noise import Span, Term
@@ -100,6 +100,7 @@ def test_defaults_are_filled_in_and_explicit_settings_win(name: str) -> None:
         ("hizoo", 1e-3, 1, "gaussian", 3),
         ("conmezo", 1e-3, 1, "gaussian", 2),
         ("svrg", 1e-3, 1, "gaussian", 4),
+        ("forward_grad", 1e-3, 1, "gaussian", 2),
     ],
 )
 def test_published_defaults(name: str, eps: float, queries: int, distribution: str, forwards: int) -> None:
@@ -164,8 +165,9 @@ def test_a_mask_on_the_weights_is_refused_where_they_move() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_estimate_is_linear_in_the_losses(name: str) -> None:
     """So that micro-batches and ranks add up."""
-    estimator = method_of(name, num_queries=4).estimator
-    assert len(estimator.points(0)) == estimator.forwards
+    method = method_of(name, num_queries=4)
+    estimator = method.estimator
+    assert len(estimator.points(0)) * (2 if method.differentiates else 1) == estimator.forwards
     losses = np.random.default_rng(0).normal(size=(2, estimator.forwards))
     a, b = (estimator.estimate(list(row)) for row in losses)
     mixed = estimator.estimate(list(0.3 * losses[0] + 0.7 * losses[1]))
@@ -187,7 +189,7 @@ def test_points_and_gradient_use_the_steps_own_directions(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_losses_move_nothing(name: str) -> None:
-    run = start(method=name, lr=1.0, placement="snapshot")
+    run = start(method=name, lr=1.0, placement=plain_placement(name))
     before = digest(run.model)
     run.opt.step(lambda: torch.tensor(2.5))
     assert run.opt.last_record is not None and run.opt.last_record.loss == 2.5
@@ -196,8 +198,8 @@ def test_equal_losses_move_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_stays_in_memory_after_a_step_is_what_the_method_says(name: str) -> None:
-    start(method=name, placement="snapshot").steps(0, 1)  # what is made once for all runs
-    run = start(method=name, placement="snapshot")
+    start(method=name, placement=plain_placement(name)).steps(0, 1)  # what is made once for all runs
+    run = start(method=name, placement=plain_placement(name))
     before = storages()
     run.steps(0, 2)
     after = storages()
@@ -266,7 +268,7 @@ def test_the_mean_estimate_is_the_gradient_within_four_standard_errors(name: str
         num_queries=queries,
         zo_eps=1e-3,
         distribution=distribution,
-        placement="snapshot",
+        placement=plain_placement(name),
         method_kwargs=FRESH.get(name, {}),
     )
     engine = zoft.ZOOptimizer(model, 0.0, config).engine

@@ -5,6 +5,7 @@ from zoft.estimators.curvature import TwoSidedWithCurvature
 from zoft.estimators.one_sided import OneSided
 from zoft.estimators.protocol import Estimator, Point
 from zoft.estimators.share import WHOLE, Share, num_shares
+from zoft.estimators.slopes import Slopes
 from zoft.estimators.two_sided import TwoSided
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "OneSided",
     "Point",
     "Share",
+    "Slopes",
     "TwoSided",
     "TwoSidedWithCurvature",
     "num_shares",

@@ -10,7 +10,7 @@ from zoft.types import Estimate
 
 
 class Point(NamedTuple):
-    """One evaluation: a name for messages, and the offset from theta."""
+    """One evaluation: a name for messages, and the offset from theta (or the direction of a derivative there)."""
 
     name: str
     terms: tuple[Term, ...]
@@ -25,13 +25,13 @@ class Estimator(Protocol):
 
     @property
     def forwards(self) -> int:
-        """Evaluations a step."""
+        """What a step costs, in forwards; also how many numbers its points yield."""
 
     def points(self, step: int) -> list[Point]:
         """Return the points to evaluate at a step, in order."""
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
-        """Combine the losses at :meth:`points`, in the same order."""
+        """Combine what :meth:`points` yield, in the same order."""
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:
         """Return the directional derivative along each query, in loss per unit of z, for logs."""

@@ -10,6 +10,7 @@ from torch import nn
 from zoft.directions import Directions
 from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.parameters import Trainable
+from zoft.placement.dual import DualPlacement
 from zoft.placement.inplace import InplacePlacement
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
@@ -36,16 +37,26 @@ class _AutoStream(StreamPlacement):
             return SnapshotPlacement(self._trainables, self._directions)
 
 
-def check_placement(config: ZOConfig, trainables: Sequence[Trainable]) -> None:
-    """Raise ConfigError if the configured placement cannot give weights of these dtypes back."""
+def check_placement(config: ZOConfig, trainables: Sequence[Trainable], *, differentiates: bool) -> None:
+    """Raise ConfigError if the configured placement cannot give weights of these dtypes back, or has no place."""
+    if differentiates and config.placement != "auto":
+        raise ConfigError(
+            f"{config.method} does not move weights but differentiates along z, so placement must be 'auto', got "
+            f"{config.placement!r}."
+        )
     if config.placement == "inplace" and not config.force:
         InplacePlacement.check(trainables)
 
 
 def make_placement(
-    config: ZOConfig, model: nn.Module, trainables: Sequence[Trainable], directions: Directions
+    config: ZOConfig,
+    model: nn.Module,
+    trainables: Sequence[Trainable],
+    directions: Directions,
+    *,
+    differentiates: bool,
 ) -> Placement:
-    """Build the placement that the configuration names.
+    """Build the placement that the configuration names, or that the method needs.
 
     ``auto`` takes ``snapshot`` where trainables are few, and where they are sharded over processes: each process
     then makes noise for its own shard only, which ``stream``, seeing whole weights, could not.
@@ -55,10 +66,13 @@ def make_placement(
         model: The whole model.
         trainables: The parameters that are perturbed.
         directions: Where z comes from.
+        differentiates: Whether the method takes derivatives along z.
 
     Raises:
         ConfigError: If the placement cannot reach weights that are held in this way.
     """
+    if differentiates:
+        return DualPlacement(model, trainables, directions)
     if config.placement == "inplace":
         return InplacePlacement(trainables, directions)
     sharded = [t.name for t in trainables if t.slot.is_sharded]

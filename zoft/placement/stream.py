@@ -23,6 +23,7 @@ from zoft.directions import Combiner
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import Evaluated
 from zoft.placement.protocol import Placement
 from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
@@ -36,7 +37,7 @@ _ALIGN = 64
 _CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 
 
-class StreamPlacement:
+class StreamPlacement(Evaluated):
     """Default for full fine-tuning: exact in any dtype, at the memory of inference plus a small scratch."""
 
     name = "stream"
@@ -100,9 +101,13 @@ class StreamPlacement:
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """See :mod:`zoft.placement.reach`."""
-        from zoft.placement.reach import prove_reach
+        from zoft.placement.reach import Unscrambling, prove_reach
 
-        return self if prove_reach(self._model, self._trainables, loss_fn, self._scratch_bytes) else None
+        probe = StreamPlacement(self._model, self._trainables, Unscrambling(), scratch_bytes=self._scratch_bytes)
+        otherwise = (
+            "Use placement='snapshot' (exact, one more copy of the trained weights), or 'auto', which falls back to it."
+        )
+        return self if prove_reach(probe, self._trainables, loss_fn, otherwise) else None
 
     def uncalled(self) -> list[str]:
         """Names of parameters in modules that have not run since this object was made."""
