@@ -87,4 +87,4 @@ def dense_directions(config: ZOConfig) -> DenseDirections:
     Raises:
         ConfigError: If the distribution is unknown.
     """
-    return DenseDirections(run_key(config.seed), check_distribution(config.distribution))
+    return DenseDirections(run_key(config.seed), check_distribution(config.distribution), config.window)

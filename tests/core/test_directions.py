@@ -89,6 +89,26 @@ def test_streamed_blocks_of_rows_give_the_step_of_a_snapshot(name: str, monkeypa
     assert streamed.scalars == pytest.approx(snapshot.scalars, abs=tolerance)
 
 
+@pytest.mark.parametrize("name", method_names())
+def test_a_window_of_steps_shares_its_directions(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(13, 37)
+    options = {"period": 1} if name in ("lozo", "lozo_m", "subzero", "subzero_plus") else {}
+
+    def directions(shared_vector: str) -> list[torch.Tensor]:
+        config = zoft.ZOConfig(method=name, shared_vector=shared_vector, method_kwargs=options)
+        opt = zoft.ZOOptimizer(model, 1e-3, config)
+        base = model.weight.detach()
+        outs = [torch.empty_like(base) for _ in range(7)]
+        for step, out in enumerate(outs):
+            opt.engine.directions.combine([Span(out, base, 0)], [Term(step, 1, 0.5)])
+        return outs
+
+    each, three = directions("window:1"), directions("window:3")
+    assert all(torch.equal(three[step], each[step // 3 * 3]) for step in range(7))
+    assert not any(torch.equal(a, b) for a, b in pairwise(each))
+
+
 def test_numbers_kept_for_sharded_weights_are_refused_where_directions_need_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

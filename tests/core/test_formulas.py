@@ -147,6 +147,50 @@ def gram_schmidt(columns: Array) -> Array:
     return q * np.sign(np.diag(r))
 
 
+def curvatures(w: Array, loss: Callable[[Array], float], zs: list[Array]) -> Array:
+    return np.array([(loss(w + EPS * z) - 2 * loss(w) + loss(w - EPS * z)) / EPS**2 for z in zs])
+
+
+def typical(c: Array, kept: dict[str, Any]) -> float:
+    t = kept["t"] = kept.get("t", 0) + 1
+    kept["c"] = 0.9 * kept.get("c", 0.0) + 0.1 * np.abs(c).mean()
+    return float(kept["c"] / (1 - 0.9**t))
+
+
+def newton(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    c = curvatures(w, loss, zs)
+    sizes = np.maximum(np.abs(c), 0.1 * typical(c, kept))
+    ps = slopes(w, loss, zs)
+    return w - LR * np.mean([p / size * z for p, size, z in zip(ps, sizes, zs, strict=True)], axis=0)
+
+
+def subspace_newton(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is quadratic: its Hessian is that of its differences."""
+    a = Slope().a.numpy()
+    z = np.array([one.ravel() for one in zs])
+    m = z @ a.T @ a @ z.T
+    damping = 0.1 * typical(np.diag(m), kept)
+    step = np.linalg.solve(m + damping * np.eye(len(zs)), slopes(w, loss, zs))
+    return w - LR * (step @ z).reshape(w.shape)
+
+
+def subspace_bfgs(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """A window of three steps, so that the fourth starts afresh."""
+    p, size = np.array(slopes(w, loss, zs)), typical(curvatures(w, loss, zs), kept)
+    at, unit = kept["t"] - 1, np.eye(len(zs))
+    if at % 3 == 0:
+        inverse = unit / size
+    else:
+        s, y = kept["s"], p - kept["p"]
+        assert np.linalg.norm(s) > 0
+        inverse = kept["inverse"]
+        if y @ s > 0.1 * size * s @ s:
+            left = unit - np.outer(s, y) / (y @ s)
+            inverse = left @ inverse @ left.T + np.outer(s, s) / (y @ s)
+    kept.update(p=p, s=-inverse @ p, inverse=inverse)
+    return w - LR * sum(c * z for c, z in zip(inverse @ p, zs, strict=True))
+
+
 def forward_grad(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     """The loss is quadratic, so that central differences are exact."""
     return mezo(w, loss, zs, kept)
@@ -180,6 +224,9 @@ FORMULAS: dict[str, Formula] = {
     "conmezo": conmezo,
     "svrg": svrg,
     "forward_grad": forward_grad,
+    "newton": newton,
+    "subspace_newton": subspace_newton,
+    "subspace_bfgs": subspace_bfgs,
 }
 # Where the default would hide what a method does in a few steps.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -204,6 +251,7 @@ def test_steps_are_the_papers_formula(name: str) -> None:
         zo_eps=EPS,
         num_queries=QUERIES,
         placement=plain_placement(name),
+        shared_vector="window:3" if name == "subspace_bfgs" else "batch",
         method_kwargs=OPTIONS.get(name, {}),
     )
     opt = zoft.ZOOptimizer(model, LR, config)

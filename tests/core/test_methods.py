@@ -29,15 +29,20 @@ from zoft.registry import method_names, registration
 
 METHODS = method_names()
 # For the small problems below, where a method needs other values than MeZO's (0.3 and 1e-2) or its own.
-LOGISTIC_LR = {"fzoo": 0.03, "meazo": 0.03, "es": 0.05, "eggroll": 0.05, "momentum": 0.03, "adam": 0.03}
-LOGISTIC_LR |= {"sign": 0.05, "adamezo": 0.03}
-LLAMA_LR = {"fzoo": 2e-2, "meazo": 2e-2, "es": 2e-2, "eggroll": 2e-2, "momentum": 1e-3, "adam": 1e-2}
-LLAMA_LR |= {"lozo_m": 2e-2, "subzero_plus": 0.1, "conservative": 2e-2, "sign": 5e-3, "adamezo": 5e-3}
-SHORT: dict[str, dict[str, Any]] = {  # for problems of a few steps: subspaces that last for two of them, not hundreds
+LOGISTIC_LR = {
+    "adam": 0.03, "adamezo": 0.03, "eggroll": 0.05, "es": 0.05, "fzoo": 0.03, "lozo_m": 0.2, "meazo": 0.03, "momentum": 0.03,
+    "sign": 0.05, "subzero_plus": 0.1,
+}  # fmt: skip
+LLAMA_LR = {
+    "adam": 1e-2, "adamezo": 5e-3, "conservative": 2e-2, "eggroll": 2e-2, "es": 2e-2, "fzoo": 2e-2, "lozo_m": 3e-2,
+    "meazo": 2e-2, "momentum": 1e-3, "newton": 3.0, "sign": 5e-3, "subspace_bfgs": 0.3, "subspace_newton": 1.0,
+    "subzero_plus": 0.1,
+}  # fmt: skip
+SHORT: dict[str, dict[str, Any]] = {  # for problems of a few steps: subspaces that last for a few, not hundreds
     "lozo": {"period": 2},
-    "lozo_m": {"period": 20},
+    "lozo_m": {"period": 5},
     "subzero": {"period": 2, "rank": 4},
-    "subzero_plus": {"period": 20, "rank": 4},
+    "subzero_plus": {"period": 5, "rank": 4},
     "sparse_mezo": {"sparsity": 0.1},  # weights drawn at random must grow to learn anything
 }
 
@@ -101,6 +106,9 @@ def test_defaults_are_filled_in_and_explicit_settings_win(name: str) -> None:
         ("conmezo", 1e-3, 1, "gaussian", 2),
         ("svrg", 1e-3, 1, "gaussian", 4),
         ("forward_grad", 1e-3, 1, "gaussian", 2),
+        ("newton", 1e-3, 1, "rademacher", 3),
+        ("subspace_newton", 1e-3, 4, "rademacher", 15),
+        ("subspace_bfgs", 1e-3, 4, "rademacher", 9),
     ],
 )
 def test_published_defaults(name: str, eps: float, queries: int, distribution: str, forwards: int) -> None:
@@ -150,6 +158,10 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
         ("conmezo", "angle", 0.0),
         ("conmezo", "beta", 1.0),
         ("svrg", "period", 0),
+        ("newton", "damping", 0.0),
+        ("subspace_newton", "solver", "lu"),
+        ("subspace_newton", "iterations", 0),
+        ("subspace_bfgs", "beta", 1.0),
     ],
 )
 def test_options_out_of_range_are_named_and_shown(name: str, option: str, bad: Any) -> None:
@@ -181,7 +193,7 @@ def test_points_and_gradient_use_the_steps_own_directions(name: str) -> None:
     method = method_of(name, num_queries=3)
     for step in (0, 7):
         assert {t.step for p in method.estimator.points(step) for t in p.terms} == {step}
-    scalars = [1.0, -2.0, 0.5, 3.0, 0.25, -1.5][: method.estimator.num_scalars]
+    scalars = [1.0, -2.0, 0.5, 3.0, 0.25, -1.5, 0.75, 0.1, -0.2][: method.estimator.num_scalars]
     evaluated = {(t.step, t.query) for p in method.estimator.points(5) for t in p.terms}
     terms = method.update.gradient(5, scalars)
     assert {(t.step, t.query) for t in terms} == evaluated and (5, 2) in evaluated
@@ -191,7 +203,7 @@ def test_points_and_gradient_use_the_steps_own_directions(name: str) -> None:
 def test_equal_losses_move_nothing(name: str) -> None:
     run = start(method=name, lr=1.0, placement=plain_placement(name))
     before = digest(run.model)
-    run.opt.step(lambda: torch.tensor(2.5))
+    run.opt.step(lambda: 0.0 * run.model(input_ids=batch(0), labels=batch(0)).loss + 2.5)
     assert run.opt.last_record is not None and run.opt.last_record.loss == 2.5
     assert digest(run.model) == before
 
@@ -269,6 +281,7 @@ def test_the_mean_estimate_is_the_gradient_within_four_standard_errors(name: str
         zo_eps=1e-3,
         distribution=distribution,
         placement=plain_placement(name),
+        shared_vector="window:1",
         method_kwargs=FRESH.get(name, {}),
     )
     engine = zoft.ZOOptimizer(model, 0.0, config).engine

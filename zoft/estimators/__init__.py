@@ -2,6 +2,7 @@
 
 from zoft.estimators.antithetic import AntitheticPopulation
 from zoft.estimators.curvature import TwoSidedWithCurvature
+from zoft.estimators.hessian import TwoSidedWithHessian
 from zoft.estimators.one_sided import OneSided
 from zoft.estimators.protocol import Estimator, Point
 from zoft.estimators.share import WHOLE, Share, num_shares
@@ -18,5 +19,6 @@ __all__ = [
     "Slopes",
     "TwoSided",
     "TwoSidedWithCurvature",
+    "TwoSidedWithHessian",
     "num_shares",
 ]

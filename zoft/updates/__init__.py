@@ -7,11 +7,13 @@ from zoft.updates.adaptive import ScalarAdaptive
 from zoft.updates.average import Average, FirstAverage
 from zoft.updates.cautious import Cautious
 from zoft.updates.curvature import CurvatureWeighted
+from zoft.updates.curvature_options import CurvatureOptions
 from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
 from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
 from zoft.updates.protocol import Update
 from zoft.updates.rule import Group, Rule
+from zoft.updates.running import RunningMean
 from zoft.updates.sgd import Sgd
 from zoft.updates.spread import SpreadNormalized
 
@@ -19,6 +21,7 @@ __all__ = [
     "Average",
     "Block",
     "Cautious",
+    "CurvatureOptions",
     "CurvatureWeighted",
     "Elementwise",
     "Factored",
@@ -27,6 +30,7 @@ __all__ = [
     "FitnessShaped",
     "Group",
     "Rule",
+    "RunningMean",
     "ScalarAdaptive",
     "Sgd",
     "SpreadNormalized",
