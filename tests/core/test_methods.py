@@ -30,17 +30,17 @@ from zoft.registry import method_names, registration
 METHODS = method_names()
 # For the small problems below, where a method needs other values than MeZO's (0.3 and 1e-2) or its own.
 LOGISTIC_LR = {
-    "adam": 0.03, "adamezo": 0.03, "eggroll": 0.05, "es": 0.05, "fzoo": 0.03, "lozo_m": 0.2, "meazo": 0.03, "momentum": 0.03,
+    "adam": 0.03, "adamezo": 0.03, "eggroll": 0.05, "es": 0.05, "fzoo": 0.03, "meazo": 0.03, "momentum": 0.03,
     "sign": 0.05, "subzero_plus": 0.1,
 }  # fmt: skip
 LLAMA_LR = {
-    "adam": 1e-2, "adamezo": 5e-3, "conservative": 2e-2, "eggroll": 2e-2, "es": 2e-2, "fzoo": 2e-2, "lozo_m": 3e-2,
+    "adam": 1e-2, "adamezo": 5e-3, "conservative": 2e-2, "eggroll": 2e-2, "es": 2e-2, "fzoo": 2e-2, "lozo_m": 5e-2,
     "meazo": 2e-2, "momentum": 1e-3, "newton": 3.0, "sign": 5e-3, "subspace_bfgs": 0.3, "subspace_newton": 1.0,
     "subzero_plus": 0.1,
 }  # fmt: skip
 SHORT: dict[str, dict[str, Any]] = {  # for problems of a few steps: subspaces that last for a few, not hundreds
     "lozo": {"period": 2},
-    "lozo_m": {"period": 5},
+    "lozo_m": {"period": 3},
     "subzero": {"period": 2, "rank": 4},
     "subzero_plus": {"period": 5, "rank": 4},
     "sparse_mezo": {"sparsity": 0.1},  # weights drawn at random must grow to learn anything
