@@ -25,7 +25,7 @@ def methods(*quick: str) -> list[Any]:
 def claims(name: str, placement: str) -> bool:
     """Whether a method works with a placement. Masks on weights refuse those that move them; derivatives, all."""
     try:
-        return placement == "auto" or not build_method(ZOConfig(method=name, placement=placement)).differentiates
+        return placement == "auto" or build_method(ZOConfig(method=name, placement=placement)).evaluation == "moved"
     except ConfigError:
         return False
 

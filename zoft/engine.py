@@ -52,7 +52,7 @@ class ZOEngine:
         self.step = 0
         self._placement: Placement | None = None
         self._faults: list[str] = []
-        check_placement(self.config, self.trainables, differentiates=self.method.differentiates)
+        check_placement(self.config, self.trainables, evaluation=self.method.evaluation)
         stored = [trainable.stored() for trainable in self.trainables]  # says so of a weight that cannot be written
         self.loss_device = stored[0].tensor.device
         self.directions = self.method.directions.over(self.trainables)
@@ -93,7 +93,8 @@ class ZOEngine:
                     self.model,
                     self.trainables,
                     self.directions,
-                    differentiates=self.method.differentiates,
+                    evaluation=self.method.evaluation,
+                    part=(share.part, share.parts),
                 )
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
@@ -102,13 +103,11 @@ class ZOEngine:
             with placement.session():
                 for point, mine in zip(points, share.of(points), strict=True):
                     if not mine:
-                        values += [0.0] * placement.num_values
+                        values += [0.0] * point.num_values
                         continue
-                    with placement.at(point.terms):
-                        read = placement.read(loss_fn())
-                    if not all(map(math.isfinite, read)):
-                        self._faults.append(f"{point.name} is {read[0]}")
-                    values += [value * share.count for value in read]
+                    yielded = placement.evaluate(point.terms, loss_fn)
+                    self._faults += [f"{point.name} is {value}" for value in yielded if not math.isfinite(value)]
+                    values += [value * share.count for value in yielded]
         if self._placement is None:
             self._faults.append("the loss at the weights themselves is not finite")
             values = [math.nan] * len(values)
@@ -133,9 +132,11 @@ class ZOEngine:
             finally:
                 torch.clear_autocast_cache()
                 reshard(self.model)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
+            if not isinstance(loss, torch.Tensor):
+                raise ConfigError(
+                    "the loss closure must return a tensor with one element (the mean loss), got "
+                    f"{type(loss).__name__}."
+                )
             self.loss_device = loss.device
             return loss
 

@@ -34,7 +34,8 @@ class ZOConfig:
         seed: Any integer in ``[0, 2**64)``; it fixes every direction of the run.
         distribution: ``"gaussian"`` or ``"rademacher"``. ``None``: the method's default.
         shared_vector: What shares a direction: ``"batch"``, all examples of a step, the next step has another;
-            ``"window:N"``, all examples of N steps, N >= 1. (``"example"`` is a method of its own: ``grzo``.)
+            ``"window:N"``, all examples of N steps, N >= 1; ``"example"``, nothing: each example of a step has its own,
+            and ``num_queries`` is the most examples that a step may have.
         placement: Where theta + eps z lives during a forward: one of :data:`PLACEMENTS`.
         include: Patterns (``fnmatch``) of parameter names to train; empty means all that require a gradient.
         exclude: Patterns of parameter names to leave alone; wins over ``include``.
@@ -74,9 +75,9 @@ class ZOConfig:
             raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
         if self.num_queries is not None and not _is_count(self.num_queries):
             raise ConfigError(f"num_queries must be an integer >= 1, got {self.num_queries!r}.")
-        if self.shared_vector != "batch" and not _WINDOW.fullmatch(str(self.shared_vector)):
+        if self.shared_vector not in ("batch", "example") and not _WINDOW.fullmatch(str(self.shared_vector)):
             raise ConfigError(
-                f"shared_vector must be 'batch' or 'window:N' with N >= 1, such as 'window:10', got "
+                f"shared_vector must be 'batch', 'example' or 'window:N' with N >= 1, such as 'window:10', got "
                 f"{self.shared_vector!r}."
             )
         for name in ("scratch_mib", "query_parallel_size", "replica_check_steps"):
@@ -91,7 +92,7 @@ class ZOConfig:
     @property
     def window(self) -> int:
         """Steps that share their directions."""
-        return 1 if self.shared_vector == "batch" else int(self.shared_vector.partition(":")[2])
+        return int(self.shared_vector.partition(":")[2] or 1)
 
     @staticmethod
     def of(config: object) -> ZOConfig:

@@ -191,6 +191,11 @@ def subspace_bfgs(w: Array, loss: Callable[[Array], float], zs: list[Array], kep
     return w - LR * sum(c * z for c, z in zip(inverse @ p, zs, strict=True))
 
 
+def grzo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is one number, hence one example, whose advantage is 1 or -1; see test_flipout.py for more."""
+    return w - LR * np.sign(slopes(w, loss, zs[:1])[0]) * zs[0]
+
+
 def forward_grad(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     """The loss is quadratic, so that central differences are exact."""
     return mezo(w, loss, zs, kept)
@@ -224,6 +229,7 @@ FORMULAS: dict[str, Formula] = {
     "conmezo": conmezo,
     "svrg": svrg,
     "forward_grad": forward_grad,
+    "grzo": grzo,
     "newton": newton,
     "subspace_newton": subspace_newton,
     "subspace_bfgs": subspace_bfgs,

@@ -526,7 +526,7 @@ def test_the_closure_runs_as_often_as_the_method_says() -> None:
         run.steps(1, 3)
         method = run.opt.engine.method
         # A pass that yields a derivative too does the work of two.
-        assert run.calls * (2 if method.differentiates else 1) == 2 * method.estimator.forwards
+        assert run.calls * (2 if method.evaluation == "differentiated" else 1) == 2 * method.estimator.forwards
 
 
 def test_seeds_give_different_runs_and_one_seed_gives_one_run() -> None:

@@ -26,6 +26,7 @@ METHODS = methods("mezo", "fzoo")
 REFUSALS = {  # and in which words
     "hizoo": "is sharded over processes; use a method without",
     "conmezo": "is sharded over processes; use a method without",
+    "grzo": "is sharded or offloaded. Use a method with one direction",
     "forward_grad": "is sharded or offloaded. Use a method that only evaluates the loss",
 }
 BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h", "bert": "bert.encoder.layer"}

@@ -227,7 +227,7 @@ class ZOArguments:
     )
     zo_shared_vector: str = field(
         default="batch",
-        metadata={"help": "What shares a random direction: batch (each step has its own), or window:N steps."},
+        metadata={"help": "What shares a random direction: batch (each step has its own), window:N steps, or example."},
     )
     zo_placement: str = field(
         default="auto",

@@ -2,6 +2,7 @@
 
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import Factors, GivenFactors, NoiseFactors, OrthonormalFactors, product
+from zoft.directions.flipout import FlipoutDirections
 from zoft.directions.kept import KeptDirections
 from zoft.directions.low_rank import LowRankDirections
 from zoft.directions.masked import MaskedDirections
@@ -15,6 +16,7 @@ __all__ = [
     "Directions",
     "ElementStates",
     "Factors",
+    "FlipoutDirections",
     "GivenFactors",
     "KeptDirections",
     "LowRankDirections",

@@ -62,13 +62,13 @@ class LowRankDirections(Stateless):
                 continue
             out, base = span.out.view(-1), span.base.view(-1)
             rights = [self.factors.right(term, span.parameter, shape) for term in terms]
-            for low, high in _row_blocks(span.start, span.start + out.numel(), shape[1]):
+            for low, high in row_blocks(span.start, span.start + out.numel(), shape[1]):
                 first, last = low // shape[1], -(-high // shape[1])
                 lefts = [self.factors.left(term, span.parameter, first, last, shape) for term in terms]
                 part, offset = slice(low - span.start, high - span.start), low - first * shape[1]
                 noise.add(
                     Span(out[part], base[part], span.parameter, low),
-                    _sum(terms, lefts, rights, base[part]).view(-1)[offset : offset + high - low],
+                    weighted_sum(terms, lefts, rights, base[part]).view(-1)[offset : offset + high - low],
                     decay=decay,
                     rounding=rounding,
                     rounding_step=rounding_step,
@@ -86,11 +86,11 @@ class LowRankDirections(Stateless):
         shape = base.shape
         lefts = [self.factors.left(term, parameter, low, high, shape)[picked - low] for term in terms]
         rights = [self.factors.right(term, parameter, shape) for term in terms]
-        total = _sum(terms, lefts, rights, base[rows])
+        total = weighted_sum(terms, lefts, rights, base[rows])
         out.copy_(base[rows].to(total.dtype) + total)
 
 
-def _sum(
+def weighted_sum(
     terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
 ) -> torch.Tensor:
     """Return ``sum coefficient * left @ right^T``, ``[rows, columns]``, in the precision of weights like ``like``."""
@@ -106,7 +106,7 @@ def _sum(
     return torch.zeros((), dtype=dtype, device=like.device).expand(like.shape) if total is None else total
 
 
-def _row_blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
+def row_blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
     """Cut a run of elements into blocks that end where rows do."""
     rows = max(1, _BLOCK // max(1, width))
     low = start

@@ -4,6 +4,7 @@ from zoft.estimators.antithetic import AntitheticPopulation
 from zoft.estimators.curvature import TwoSidedWithCurvature
 from zoft.estimators.hessian import TwoSidedWithHessian
 from zoft.estimators.one_sided import OneSided
+from zoft.estimators.per_example import PerExample
 from zoft.estimators.protocol import Estimator, Point
 from zoft.estimators.share import WHOLE, Share, num_shares
 from zoft.estimators.slopes import Slopes
@@ -14,6 +15,7 @@ __all__ = [
     "AntitheticPopulation",
     "Estimator",
     "OneSided",
+    "PerExample",
     "Point",
     "Share",
     "Slopes",

@@ -32,7 +32,7 @@ class Slopes:
 
     def points(self, step: int) -> list[Point]:
         """See :class:`zoft.estimators.Estimator`."""
-        return [Point(f"loss of query {k}", (Term(step, k, 1.0),)) for k in range(self.num_queries)]
+        return [Point(f"loss of query {k}", (Term(step, k, 1.0),), num_values=2) for k in range(self.num_queries)]
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """See :class:`zoft.estimators.Estimator`."""

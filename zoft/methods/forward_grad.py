@@ -31,4 +31,4 @@ def build(config: ZOConfig, options: ForwardGradOptions) -> Method:
     """Build forward gradient."""
     config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian")
     assert config.num_queries is not None
-    return Method(dense_directions(config), Slopes(config.num_queries), Average(), config, differentiates=True)
+    return Method(dense_directions(config), Slopes(config.num_queries), Average(), config, evaluation="differentiated")

@@ -16,6 +16,7 @@ Deviations: s is taken for lr 1; with another, constant lr, B adapts to it as to
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ def learned(inverse: list[list[float]], s: list[float], y: list[float], least: f
 @register_method("subspace_bfgs", SubspaceBfgsOptions)
 def build(config: ZOConfig, options: SubspaceBfgsOptions) -> Method:
     """Build subspace BFGS."""
-    shared = "window:20" if config.shared_vector == "batch" else config.shared_vector
-    config = with_defaults(config, zo_eps=1e-3, num_queries=4, distribution="rademacher", shared_vector=shared)
+    if config.shared_vector == "batch":
+        config = dataclasses.replace(config, shared_vector="window:20")
+    config = with_defaults(config, zo_eps=1e-3, num_queries=4, distribution="rademacher")
     assert config.num_queries is not None and config.zo_eps is not None
     estimator = TwoSidedWithCurvature(config.num_queries, config.zo_eps)
     return Method(dense_directions(config), estimator, BfgsOnSpan(config.window, options), config)

@@ -90,7 +90,7 @@ class AnchoredEstimator:
         if self.anchor.is_due:
             return TwoSided(2 * self.num_queries, self.zo_eps).points(step)
         here = TwoSided(self.num_queries, self.zo_eps).points(step)
-        there = [Point(f"{name} at the anchor", (*self.anchor.offset, *terms)) for name, terms in here]
+        there = [Point(f"{p.name} at the anchor", (*self.anchor.offset, *p.terms)) for p in here]
         return [*here, *there]
 
     def estimate(self, losses: Sequence[float]) -> Estimate:

@@ -11,6 +11,7 @@ from zoft.directions import Directions
 from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.parameters import Trainable
 from zoft.placement.dual import DualPlacement
+from zoft.placement.flipout import FlipoutPlacement
 from zoft.placement.inplace import InplacePlacement
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
@@ -37,12 +38,12 @@ class _AutoStream(StreamPlacement):
             return SnapshotPlacement(self._trainables, self._directions)
 
 
-def check_placement(config: ZOConfig, trainables: Sequence[Trainable], *, differentiates: bool) -> None:
+def check_placement(config: ZOConfig, trainables: Sequence[Trainable], *, evaluation: str) -> None:
     """Raise ConfigError if the configured placement cannot give weights of these dtypes back, or has no place."""
-    if differentiates and config.placement != "auto":
+    if evaluation != "moved" and config.placement != "auto":
         raise ConfigError(
-            f"{config.method} does not move weights but differentiates along z, so placement must be 'auto', got "
-            f"{config.placement!r}."
+            f"{config.method} does not move weights but perturbs or differentiates what is computed from them, so "
+            f"placement must be 'auto', got {config.placement!r}."
         )
     if config.placement == "inplace" and not config.force:
         InplacePlacement.check(trainables)
@@ -54,7 +55,8 @@ def make_placement(
     trainables: Sequence[Trainable],
     directions: Directions,
     *,
-    differentiates: bool,
+    evaluation: str,
+    part: tuple[int, int],
 ) -> Placement:
     """Build the placement that the configuration names, or that the method needs.
 
@@ -66,13 +68,16 @@ def make_placement(
         model: The whole model.
         trainables: The parameters that are perturbed.
         directions: Where z comes from.
-        differentiates: Whether the method takes derivatives along z.
+        evaluation: See :data:`zoft.method.Evaluation`.
+        part: Number of the part of the data that this process evaluates, and how many there are.
 
     Raises:
         ConfigError: If the placement cannot reach weights that are held in this way.
     """
-    if differentiates:
+    if evaluation == "differentiated":
         return DualPlacement(model, trainables, directions)
+    if evaluation == "per_example":
+        return FlipoutPlacement(model, trainables, directions, *part)
     if config.placement == "inplace":
         return InplacePlacement(trainables, directions)
     sharded = [t.name for t in trainables if t.slot.is_sharded]

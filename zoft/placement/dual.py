@@ -18,6 +18,7 @@ from zoft.directions import Combiner
 from zoft.errors import ConfigError, PlacementError
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import single
 from zoft.placement.reach import Unscrambling, prove_reach
 from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
@@ -27,7 +28,6 @@ class DualPlacement:
     """The placement of methods that differentiate the loss along z instead of evaluating it beside theta."""
 
     name = "dual"
-    num_values = 2
 
     def __init__(self, model: nn.Module, trainables: Sequence[Trainable], directions: Combiner) -> None:
         """Find where each parameter is held.
@@ -54,9 +54,12 @@ class DualPlacement:
         with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
             yield
 
-    @contextmanager
-    def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """Within a session: forwards inside differentiate along ``sum coefficient * z``."""
+    def evaluate(self, terms: Sequence[Term], loss_fn: LossFn) -> tuple[float, ...]:
+        """See :class:`zoft.placement.Placement`: the loss at theta, and its derivative along ``sum coefficient * z``.
+
+        Raises:
+            PlacementError: If there is none.
+        """
         duals = []
         for trainable in self._trainables:
             weight = trainable.stored().tensor
@@ -65,7 +68,7 @@ class DualPlacement:
             duals.append(forward_ad.make_dual(weight, tangent))  # type: ignore[no-untyped-call]
         with _held_instead(self._places, duals):
             try:
-                yield
+                loss = single(loss_fn())
             except (NotImplementedError, RuntimeError) as error:
                 if "forward AD" not in str(error) and "forward mode" not in str(error):
                     raise
@@ -73,13 +76,6 @@ class DualPlacement:
                     f"this model's forward cannot be differentiated in forward mode: {error} Use a method that only "
                     "evaluates the loss (mezo, fzoo, ...)."
                 ) from error
-
-    def read(self, loss: torch.Tensor) -> tuple[float, ...]:
-        """The loss, and its derivative along the direction.
-
-        Raises:
-            PlacementError: If there is none.
-        """
         primal, tangent = forward_ad.unpack_dual(loss)  # type: ignore[no-untyped-call]
         if tangent is None:
             raise PlacementError(

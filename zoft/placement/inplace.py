@@ -59,7 +59,7 @@ class InplacePlacement(Evaluated):
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """See :class:`zoft.placement.Placement`."""
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
         self._move({(term.step, term.query): term.coefficient for term in terms})
         yield
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-import torch
-
 from zoft.noise import Term
 from zoft.types import LossFn
 
@@ -17,20 +15,15 @@ class Placement(Protocol):
 
     Attributes:
         name: The placement's public name.
-        num_values: How many numbers :meth:`read` returns.
     """
 
     name: str
-    num_values: int
 
     def session(self) -> AbstractContextManager[None]:
         """Open around all evaluations of one estimate. When it closes, however it closes, the weights are back."""
 
-    def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
-        """Within a session: forwards inside see ``theta + sum coefficient * z``; no terms means theta itself."""
-
-    def read(self, loss: torch.Tensor) -> tuple[float, ...]:
-        """Return the numbers that a loss evaluated inside :meth:`at` holds, the loss itself first."""
+    def evaluate(self, terms: Sequence[Term], loss_fn: LossFn) -> tuple[float, ...]:
+        """Within a session: return what a point yields, as many numbers as :class:`zoft.estimators.Point` says."""
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """Return a placement that is known to reach every parameter of this model: itself, or a fallback.

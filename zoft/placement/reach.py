@@ -21,6 +21,7 @@ from zoft.errors import PlacementError, ZoftWarning
 from zoft.interrupts import uninterrupted
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import single
 from zoft.types import LossFn
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -115,10 +116,10 @@ def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, 
     Raises:
         PlacementError: If some parameter is not reached; names those whose owners never ran.
     """
-    plain = float(loss_fn())
+    plain = float(single(loss_fn()))
     try:
         with _scrambled(trainables), probe.session(), probe.at([Term(0, 0, 1.0)]):
-            loss = float(loss_fn())
+            loss = float(single(loss_fn()))
         streamed = f"is {loss}"
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         # Also what indices, distributions and decompositions say of absurd numbers.
@@ -135,7 +136,7 @@ def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, 
                 stacklevel=2,
             )
         return True
-    again = float(loss_fn())
+    again = float(single(loss_fn()))
     if not _same(plain, again, trainables):
         raise PlacementError(
             f"the loss is not deterministic: the same batch at the same weights gave {plain} and {again}. "

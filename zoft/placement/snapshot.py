@@ -37,7 +37,7 @@ class SnapshotPlacement(Evaluated):
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """See :class:`zoft.placement.Placement`."""
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
         write_weights(self._directions, self._trainables, terms, bases=self._saved)
         yield
 

@@ -11,6 +11,7 @@ from zoft.updates.curvature_options import CurvatureOptions
 from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
 from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
+from zoft.updates.per_example import GroupNormalized, Sum
 from zoft.updates.protocol import Update
 from zoft.updates.rule import Group, Rule
 from zoft.updates.running import RunningMean
@@ -29,11 +30,13 @@ __all__ = [
     "FirstAverage",
     "FitnessShaped",
     "Group",
+    "GroupNormalized",
     "Rule",
     "RunningMean",
     "ScalarAdaptive",
     "Sgd",
     "SpreadNormalized",
+    "Sum",
     "Update",
     "adam_step",
     "descend_blocks",
