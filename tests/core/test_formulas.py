@@ -35,7 +35,9 @@ def mezo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[s
 def fzoo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     losses = np.array([loss(w + EPS * z) for z in zs])
     gradient = sum((one - loss(w)) * z for one, z in zip(losses, zs, strict=True)) / len(zs)
-    return w - LR * gradient / losses.std(ddof=1)
+    t, beta = kept.get("t", 0) + 1, kept.get("beta", 0.0)
+    kept.update(t=t, v=beta * kept.get("v", 0.0) + (1 - beta) * losses.var(ddof=1))
+    return w - LR * gradient / np.sqrt(kept["v"] / (1 - beta**t))
 
 
 def meazo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
@@ -244,8 +246,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_steps_are_the_papers_formula(name: str) -> None:
+CASES = [*((name, OPTIONS.get(name, {})) for name in method_names()), ("fzoo", {"beta": 0.9})]
+CASES += [("subspace_newton", {"solver": "cg", "iterations": QUERIES})]  # as many as dimensions: exact
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_steps_are_the_papers_formula(name: str, options: dict[str, Any]) -> None:
     model = Slope()
     a, w = model.a.numpy(), model.w.detach().numpy().copy()
 
@@ -258,10 +264,10 @@ def test_steps_are_the_papers_formula(name: str) -> None:
         num_queries=QUERIES,
         placement=plain_placement(name),
         shared_vector="window:3" if name == "subspace_bfgs" else "batch",
-        method_kwargs=OPTIONS.get(name, {}),
+        method_kwargs=options,
     )
     opt = zoft.ZOOptimizer(model, LR, config)
-    kept: dict[str, Any] = {}
+    kept = dict(options)
     for step in range(STEPS):
         zs = [direction(opt.engine, step, query).numpy() for query in range(QUERIES)]
         w = FORMULAS[name](w, loss, zs, kept)

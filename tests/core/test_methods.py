@@ -130,6 +130,7 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "option", "bad"),
     [
+        ("fzoo", "beta", 1.0),
         ("meazo", "beta", 1.0),
         ("meazo", "epsilon", 0.0),
         ("one_point_five_spsa", "power", -0.1),
