@@ -38,6 +38,9 @@ def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
         ("placement", "memory"),
         ("nonfinite", "ignore"),
         ("force", "yes"),
+        ("shared_vector", "window:0"),
+        ("shared_vector", "windows:3"),
+        ("shared_vector", 3),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_it_and_shows_it(name: str, value: Any) -> None:
@@ -87,7 +90,8 @@ def test_a_configuration_cannot_be_changed_not_even_through_what_it_was_made_fro
 def test_to_dict_survives_json_and_gives_an_equal_configuration() -> None:
     config = ZOConfig(
         method="fzoo", zo_eps=1e-4, num_queries=8, seed=2**64 - 1, distribution="rademacher",
-        placement="snapshot", include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5,
+        shared_vector="window:4", placement="snapshot",
+        include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5,
         query_parallel_size=2, replica_check_steps=7, force=True, method_kwargs={"beta": 0.5},
     )  # fmt: skip
     values = json.loads(json.dumps(config.to_dict()))

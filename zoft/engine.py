@@ -52,7 +52,7 @@ class ZOEngine:
         self.step = 0
         self._placement: Placement | None = None
         self._faults: list[str] = []
-        check_placement(self.config, self.trainables)
+        check_placement(self.config, self.trainables, evaluation=self.method.evaluation)
         stored = [trainable.stored() for trainable in self.trainables]  # says so of a weight that cannot be written
         self.loss_device = stored[0].tensor.device
         self.directions = self.method.directions.over(self.trainables)
@@ -81,14 +81,21 @@ class ZOEngine:
         Raises:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
-        losses = []
+        values: list[float] = []
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
         with _evaluating(self.model), torch.no_grad():
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
-                placement = make_placement(self.config, self.model, self.trainables, self.directions)
+                placement = make_placement(
+                    self.config,
+                    self.model,
+                    self.trainables,
+                    self.directions,
+                    evaluation=self.method.evaluation,
+                    part=(share.part, share.parts),
+                )
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
             points = self.method.estimator.points(self.step)
@@ -96,17 +103,15 @@ class ZOEngine:
             with placement.session():
                 for point, mine in zip(points, share.of(points), strict=True):
                     if not mine:
-                        losses.append(0.0)
+                        values += [0.0] * point.num_values
                         continue
-                    with placement.at(point.terms):
-                        loss = float(loss_fn())
-                    if not math.isfinite(loss):
-                        self._faults.append(f"{point.name} is {loss}")
-                    losses.append(loss * share.count)
+                    yielded = placement.evaluate(point.terms, loss_fn)
+                    self._faults += [f"{point.name} is {value}" for value in yielded if not math.isfinite(value)]
+                    values += [value * share.count for value in yielded]
         if self._placement is None:
             self._faults.append("the loss at the weights themselves is not finite")
-            losses = [math.nan] * len(points)
-        return self.method.estimator.estimate(losses)
+            values = [math.nan] * len(values)
+        return self.method.estimator.estimate(values)
 
     def _checked(self, loss_fn: LossFn) -> LossFn:
         """Check what the user's closure returns.
@@ -127,11 +132,13 @@ class ZOEngine:
             finally:
                 torch.clear_autocast_cache()
                 reshard(self.model)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise ConfigError(f"the loss closure must return a tensor with one element (the mean loss), got {got}.")
+            if not isinstance(loss, torch.Tensor):
+                raise ConfigError(
+                    "the loss closure must return a tensor with one element (the mean loss), got "
+                    f"{type(loss).__name__}."
+                )
             self.loss_device = loss.device
-            return loss.detach()
+            return loss
 
         return evaluate
 

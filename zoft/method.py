@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from zoft.directions import DenseDirections, Directions
+import torch
+
+from zoft.directions import DenseDirections, Directions, FlipoutDirections
 from zoft.errors import ConfigError, did_you_mean
-from zoft.estimators import Estimator
+from zoft.estimators import Estimator, PerExample, TwoSided
 from zoft.noise import Distribution, check_distribution, run_key
 from zoft.registry import registration
 from zoft.types import ZOConfig
-from zoft.updates import Rule, Sgd, Update
+from zoft.updates import Average, Rule, Sgd, Sum, Update
+
+Evaluation = Literal["moved", "differentiated", "per_example"]
+"""``moved``: the loss where the weights are moved to. ``differentiated``: the loss at theta and its derivative along a
+direction. ``per_example``: the losses of the batch's examples, each with the weights moved along its own direction."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Method:
         update: How the scalars become a gradient.
         config: The configuration with the method's defaults filled in.
         rule: How the gradient is written into the weights.
+        evaluation: What a point stands for: see :data:`Evaluation`.
     """
 
     directions: Directions
@@ -32,6 +39,11 @@ class Method:
     update: Update
     config: ZOConfig
     rule: Rule = field(default_factory=Sgd)
+    evaluation: Evaluation = "moved"
+
+    def state_size(self, shape: torch.Size) -> int:
+        """Return how many float32 numbers the method keeps for a weight of this shape, beyond inference."""
+        return self.directions.state_size(shape) + self.rule.state_size(shape)
 
 
 def build_method(config: ZOConfig) -> Method:
@@ -53,10 +65,39 @@ def build_method(config: ZOConfig) -> Method:
     return method
 
 
+# Most examples a step, where each has a direction and the user does not say.
+_MAX_EXAMPLES = 64
+
+
 def with_defaults(
-    config: ZOConfig, *, zo_eps: float, num_queries: int, distribution: Distribution, **changes: Any
+    config: ZOConfig,
+    *,
+    zo_eps: float,
+    num_queries: int,
+    distribution: Distribution,
+    per_example: bool = False,
+    **changes: Any,
 ) -> ZOConfig:
-    """Fill in a method's published defaults where the user left them open."""
+    """Fill in a method's published defaults where the user left them open.
+
+    Args:
+        config: What the user said.
+        zo_eps: Default perturbation scale.
+        num_queries: Default number of directions.
+        distribution: Default distribution.
+        per_example: Whether the method can give each example a direction.
+        **changes: Other fields, which the method decides.
+
+    Raises:
+        ConfigError: If each example is to have a direction, and the method cannot do that.
+    """
+    if config.shared_vector == "example":
+        if not per_example:
+            raise ConfigError(
+                f"{config.method} has its directions in common for the whole batch; shared_vector='example' goes with "
+                "methods that average MeZO's estimate, such as mezo, momentum, adam, sign and grzo."
+            )
+        num_queries = _MAX_EXAMPLES
     return dataclasses.replace(
         config,
         zo_eps=zo_eps if config.zo_eps is None else config.zo_eps,
@@ -72,10 +113,26 @@ def check_count(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
+def mezo_with(config: ZOConfig, rule: Rule | None = None, of_examples: Update | None = None) -> Method:
+    """Build MeZO's estimate, averaged, with a rule.
+
+    Args:
+        config: A configuration without open choices.
+        rule: Plain descent by default.
+        of_examples: Update for examples' slopes, each along a direction of its own; by default, their sum.
+    """
+    assert config.num_queries is not None and config.zo_eps is not None
+    dense, rule = dense_directions(config), Sgd() if rule is None else rule
+    if config.shared_vector == "example":
+        estimator, update = PerExample(config.num_queries, config.zo_eps), of_examples or Sum()
+        return Method(FlipoutDirections(dense), estimator, update, config, rule, "per_example")
+    return Method(dense, TwoSided(config.num_queries, config.zo_eps), Average(), config, rule)
+
+
 def dense_directions(config: ZOConfig) -> DenseDirections:
     """Build dense directions from a configuration without open choices.
 
     Raises:
         ConfigError: If the distribution is unknown.
     """
-    return DenseDirections(run_key(config.seed), check_distribution(config.distribution))
+    return DenseDirections(run_key(config.seed), check_distribution(config.distribution), config.window)

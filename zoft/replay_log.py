@@ -175,6 +175,6 @@ def engine_of(model: nn.Module, header: dict[str, Any]) -> ZOEngine:
     slots = named_slots(model)
     table: Sequence[dict[str, Any]] = header["parameters"]
     trainables = [Trainable(number, row["name"], slots[row["name"]]) for number, row in enumerate(table)]
-    # Placement concerns evaluations only, and a replay has none.
-    config = ZOConfig(**{**header["config"], "placement": "snapshot"})
-    return ZOEngine(model, config, trainables, [row["group"] for row in table], header["weight_decays"])
+    return ZOEngine(
+        model, ZOConfig(**header["config"]), trainables, [row["group"] for row in table], header["weight_decays"]
+    )

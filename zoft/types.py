@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,6 +19,7 @@ LossFn = Callable[[], "torch.Tensor"]
 """A closure that runs one forward pass and returns the scalar mean loss."""
 
 PLACEMENTS = ("auto", "stream", "snapshot", "inplace")
+_WINDOW = re.compile(r"window:[1-9]\d*")
 NONFINITE_POLICIES = ("raise", "skip")
 
 
@@ -31,6 +33,9 @@ class ZOConfig:
         num_queries: Directions a step, q >= 1. ``None``: the method's default.
         seed: Any integer in ``[0, 2**64)``; it fixes every direction of the run.
         distribution: ``"gaussian"`` or ``"rademacher"``. ``None``: the method's default.
+        shared_vector: What shares a direction: ``"batch"``, all examples of a step, the next step has another;
+            ``"window:N"``, all examples of N steps, N >= 1; ``"example"``, nothing: each example of a step has its own,
+            and ``num_queries`` is the most examples that a step may have.
         placement: Where theta + eps z lives during a forward: one of :data:`PLACEMENTS`.
         include: Patterns (``fnmatch``) of parameter names to train; empty means all that require a gradient.
         exclude: Patterns of parameter names to leave alone; wins over ``include``.
@@ -48,6 +53,7 @@ class ZOConfig:
     num_queries: int | None = None
     seed: int = 0
     distribution: str | None = None
+    shared_vector: str = "batch"
     placement: str = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -69,6 +75,11 @@ class ZOConfig:
             raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
         if self.num_queries is not None and not _is_count(self.num_queries):
             raise ConfigError(f"num_queries must be an integer >= 1, got {self.num_queries!r}.")
+        if self.shared_vector not in ("batch", "example") and not _WINDOW.fullmatch(str(self.shared_vector)):
+            raise ConfigError(
+                f"shared_vector must be 'batch', 'example' or 'window:N' with N >= 1, such as 'window:10', got "
+                f"{self.shared_vector!r}."
+            )
         for name in ("scratch_mib", "query_parallel_size", "replica_check_steps"):
             if not _is_count(getattr(self, name)):
                 raise ConfigError(f"{name} must be an integer >= 1, got {getattr(self, name)!r}.")
@@ -77,6 +88,11 @@ class ZOConfig:
         for name, allowed in (("placement", PLACEMENTS), ("nonfinite", NONFINITE_POLICIES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    @property
+    def window(self) -> int:
+        """Steps that share their directions."""
+        return int(self.shared_vector.partition(":")[2] or 1)
 
     @staticmethod
     def of(config: object) -> ZOConfig:
@@ -117,7 +133,7 @@ class Estimate:
 
     Attributes:
         loss: The loss at theta: the clean loss, or the mean of both signs where no clean loss is taken.
-        scalars: The method's scalars (projected gradients, loss differences), in the loss's units
+        scalars: The method's scalars (projected gradients, curvatures, plain losses), in the loss's units
             per unit of z.
     """
 

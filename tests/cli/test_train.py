@@ -112,6 +112,18 @@ def test_a_lora_run_saves_its_adapter(train: Any) -> None:
     assert metrics["trained_parameters"] == 2 * 2 * 2 * (16 + 16), "layers, q and v, r, in + out"
 
 
+@pytest.mark.parametrize("words", [["terrible", "great"], ["very terrible", "great"]], ids=["one row", "two rows"])
+@pytest.mark.parametrize("adapter", [[], ["--use_peft", "--lora_r", "2"]], ids=["full", "lora"])
+def test_grzo_gives_each_example_a_direction(adapter: list[str], words: list[str], train: Any) -> None:
+    """An option of two tokens makes a row for each option of an example."""
+    flags = ["--zo_method", "grzo", "--max_steps", "3", "--gradient_accumulation_steps", "2", *adapter]
+    folder = train("run", *flags, "--per_device_train_batch_size", "4", "--label_words", *words)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["placement"] == "flipout" and metrics["forwards"] == 12
+    records = ReplayLog.open(folder / "zo_log").records
+    assert [sum(scalar != 0.0 for scalar in record.scalars) for record in records] == [8, 8, 8]
+
+
 def test_an_earlier_runs_log_is_kept(train: Any) -> None:
     folder = train("run", "--max_steps", "2")
     log = (folder / "zo_log").read_bytes()

@@ -12,6 +12,7 @@ from torch import nn
 import zoft
 from tests.core.conftest import make
 from tests.core.runs import start
+from tests.methods import claims, plain_placement
 from zoft.directions import blockwise, low_rank
 from zoft.noise import Span, Term
 from zoft.placement import stream as stream_module
@@ -25,7 +26,9 @@ def trained(name: str, dtype: torch.dtype = torch.float32) -> zoft.ZOOptimizer:
     torch.manual_seed(0)
     model = nn.ModuleDict({"matrix": nn.Linear(13, 37), "stack": nn.Conv1d(3, 4, 5)}).to(dtype)
     options: dict[str, Any] = {"hizoo": {"alpha": 1e-2}, "conmezo": {"beta": 0.5}}.get(name, {})
-    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(method=name, method_kwargs=options, placement="snapshot"))
+    opt = zoft.ZOOptimizer(
+        model, 1e-3, zoft.ZOConfig(method=name, method_kwargs=options, placement=plain_placement(name))
+    )
     x = torch.randn(4, 13).to(dtype)
     for _ in range(2):
         opt.step(lambda: model["matrix"](x).pow(2).mean() + model["stack"].weight.pow(2).mean())
@@ -73,6 +76,8 @@ def test_rows_are_those_of_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_streamed_blocks_of_rows_give_the_step_of_a_snapshot(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "_CPU_BLOCK_BYTES", 16 * 4 * 10)  # ten rows of width 16
+    if not claims(name, "stream"):
+        pytest.skip("refused by the method")
     records = []
     for placement in ("stream", "snapshot"):
         run = start(method=name, placement=placement).steps(0, 1)
@@ -82,6 +87,26 @@ def test_streamed_blocks_of_rows_give_the_step_of_a_snapshot(name: str, monkeypa
     assert streamed is not None and snapshot is not None
     tolerance = 3e-6 / run.opt.engine.config.zo_eps**2  # curvatures divide the loss's last bits by zo_eps^2
     assert streamed.scalars == pytest.approx(snapshot.scalars, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_window_of_steps_shares_its_directions(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(13, 37)
+    options = {"period": 1} if name in ("lozo", "lozo_m", "subzero", "subzero_plus") else {}
+
+    def directions(shared_vector: str) -> list[torch.Tensor]:
+        config = zoft.ZOConfig(method=name, shared_vector=shared_vector, method_kwargs=options)
+        opt = zoft.ZOOptimizer(model, 1e-3, config)
+        base = model.weight.detach()
+        outs = [torch.empty_like(base) for _ in range(7)]
+        for step, out in enumerate(outs):
+            opt.engine.directions.combine([Span(out, base, 0)], [Term(step, 1, 0.5)])
+        return outs
+
+    each, three = directions("window:1"), directions("window:3")
+    assert all(torch.equal(three[step], each[step // 3 * 3]) for step in range(7))
+    assert not any(torch.equal(a, b) for a, b in pairwise(each))
 
 
 def test_numbers_kept_for_sharded_weights_are_refused_where_directions_need_them(

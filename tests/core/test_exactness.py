@@ -11,7 +11,7 @@ from torch import nn
 
 import zoft
 from tests.core.conftest import make
-from tests.methods import methods
+from tests.methods import claims, methods
 from zoft.errors import NonFiniteLossError
 
 EXACT = ("stream", "snapshot", "auto")
@@ -44,7 +44,9 @@ def test_step_with_lr_zero_leaves_weights_bit_identical(family: str, dtype: torc
 @pytest.mark.parametrize("method", methods())
 def test_a_loss_that_raises_midway_leaves_weights_bit_identical(method: str, placement: str) -> None:
     model, loss = make("gpt2", torch.bfloat16)
-    opt = optimizer(model, placement, lr=1e-3, method=method)
+    if not claims(method, placement):
+        pytest.skip("refused by the method")
+    opt = optimizer(model, placement, lr=1e-3, method=method, num_queries=2)
     opt.step(loss)
     before, calls = digest(model), 0
 

@@ -11,6 +11,7 @@ import torch
 
 import zoft
 from tests.core.test_methods import Slope, direction
+from tests.methods import plain_placement
 from zoft import noise
 from zoft.registry import method_names
 
@@ -34,7 +35,9 @@ def mezo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[s
 def fzoo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     losses = np.array([loss(w + EPS * z) for z in zs])
     gradient = sum((one - loss(w)) * z for one, z in zip(losses, zs, strict=True)) / len(zs)
-    return w - LR * gradient / losses.std(ddof=1)
+    t, beta = kept.get("t", 0) + 1, kept.get("beta", 0.0)
+    kept.update(t=t, v=beta * kept.get("v", 0.0) + (1 - beta) * losses.var(ddof=1))
+    return w - LR * gradient / np.sqrt(kept["v"] / (1 - beta**t))
 
 
 def meazo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
@@ -116,6 +119,90 @@ def svrg(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[s
     return w - LR * (estimate(w, loss, zs) - estimate(kept["anchor"], loss, zs) + kept["gradient"])
 
 
+def lozo_m(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    step = kept["step"] = kept.get("step", -1) + 1
+    us = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) / np.sqrt(2) for k in range(QUERIES)]
+    v = noise_matrix(zoft.ZOConfig(), 3, 2, step // 3 * 3, 0, 2 * 2)
+    n = kept.get("n", np.zeros((2, 2))) @ kept.get("v", v).T @ v / 3 if step % 3 == 0 else kept["n"]
+    kept["v"], kept["n"] = v, 0.9 * n + 0.1 * sum(p * u for p, u in zip(slopes(w, loss, zs), us, strict=True)) / QUERIES
+    return w - LR * kept["n"] @ v.T
+
+
+def subzero_plus(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """Rank 2, so that U is a square rotation and V spans the rows of every z; a subspace lasts for three steps."""
+    step = kept["step"] = kept.get("step", -1) + 1
+    began, t = step // 3 * 3, step % 3 + 1
+    u = gram_schmidt(noise_matrix(zoft.ZOConfig(), 2, 2, began, 0, 4))
+    v = gram_schmidt(noise_matrix(zoft.ZOConfig(), 3, 2, began, 0, 4 + 2 * 2))
+    cores = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) for k in range(QUERIES)]
+    s = np.sqrt(2 * 3) / 2
+    np.testing.assert_allclose(zs, [s * u @ core @ v.T for core in cores], atol=1e-6)
+    ps = [(loss(w + EPS * z) - loss(w)) / EPS for z in zs]
+    g = sum(p * core / s for p, core in zip(ps, cores, strict=True)) / QUERIES
+    m, square = (0.0, 0.0) if t == 1 else kept["moments"]
+    kept["moments"] = m, square = 0.9 * m + 0.1 * g, 0.95 * square + 0.05 * g * g
+    return w - LR * u @ ((m / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.95**t)) + 1e-8)) @ v.T
+
+
+def gram_schmidt(columns: Array) -> Array:
+    q, r = np.linalg.qr(columns)
+    return q * np.sign(np.diag(r))
+
+
+def curvatures(w: Array, loss: Callable[[Array], float], zs: list[Array]) -> Array:
+    return np.array([(loss(w + EPS * z) - 2 * loss(w) + loss(w - EPS * z)) / EPS**2 for z in zs])
+
+
+def typical(c: Array, kept: dict[str, Any]) -> float:
+    t = kept["t"] = kept.get("t", 0) + 1
+    kept["c"] = 0.9 * kept.get("c", 0.0) + 0.1 * np.abs(c).mean()
+    return float(kept["c"] / (1 - 0.9**t))
+
+
+def newton(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    c = curvatures(w, loss, zs)
+    sizes = np.maximum(np.abs(c), 0.1 * typical(c, kept))
+    ps = slopes(w, loss, zs)
+    return w - LR * np.mean([p / size * z for p, size, z in zip(ps, sizes, zs, strict=True)], axis=0)
+
+
+def subspace_newton(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is quadratic: its Hessian is that of its differences."""
+    a = Slope().a.numpy()
+    z = np.array([one.ravel() for one in zs])
+    m = z @ a.T @ a @ z.T
+    damping = 0.1 * typical(np.diag(m), kept)
+    step = np.linalg.solve(m + damping * np.eye(len(zs)), slopes(w, loss, zs))
+    return w - LR * (step @ z).reshape(w.shape)
+
+
+def subspace_bfgs(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """A window of three steps, so that the fourth starts afresh."""
+    p, size = np.array(slopes(w, loss, zs)), typical(curvatures(w, loss, zs), kept)
+    at, unit = kept["t"] - 1, np.eye(len(zs))
+    if at % 3 == 0:
+        inverse = unit / size
+    else:
+        s, y = kept["s"], p - kept["p"]
+        assert np.linalg.norm(s) > 0
+        inverse = kept["inverse"]
+        if y @ s > 0.1 * size * s @ s:
+            left = unit - np.outer(s, y) / (y @ s)
+            inverse = left @ inverse @ left.T + np.outer(s, s) / (y @ s)
+    kept.update(p=p, s=-inverse @ p, inverse=inverse)
+    return w - LR * sum(c * z for c, z in zip(inverse @ p, zs, strict=True))
+
+
+def grzo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is one number, hence one example, whose advantage is 1 or -1; see test_flipout.py for more."""
+    return w - LR * np.sign(slopes(w, loss, zs[:1])[0]) * zs[0]
+
+
+def forward_grad(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
+    """The loss is quadratic, so that central differences are exact."""
+    return mezo(w, loss, zs, kept)
+
+
 def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Array]:
     step = kept["step"] = kept.get("step", -1) + 1
     options: dict[str, Any] = {"parameter": 0, "key": noise.run_key(0), "distribution": "gaussian"}
@@ -126,7 +213,9 @@ def dense_noise(w: Array, kept: dict[str, Any], count: int = QUERIES) -> list[Ar
 FORMULAS: dict[str, Formula] = {
     "mezo": mezo,
     "lozo": mezo,
+    "lozo_m": lozo_m,
     "subzero": mezo,
+    "subzero_plus": subzero_plus,
     "sparse_mezo": mezo,
     "fzoo": fzoo,
     "meazo": meazo,
@@ -141,13 +230,28 @@ FORMULAS: dict[str, Formula] = {
     "hizoo": hizoo,
     "conmezo": conmezo,
     "svrg": svrg,
+    "forward_grad": forward_grad,
+    "grzo": grzo,
+    "newton": newton,
+    "subspace_newton": subspace_newton,
+    "subspace_bfgs": subspace_bfgs,
 }
 # Where the default would hide what a method does in a few steps.
-OPTIONS: dict[str, dict[str, Any]] = {"adamezo": {"horizon": 2}, "hizoo": {"alpha": 1e-2}, "svrg": {"period": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adamezo": {"horizon": 2},
+    "hizoo": {"alpha": 1e-2},
+    "svrg": {"period": 3},
+    "lozo_m": {"period": 3},
+    "subzero_plus": {"period": 3, "rank": 2},
+}
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_steps_are_the_papers_formula(name: str) -> None:
+CASES = [*((name, OPTIONS.get(name, {})) for name in method_names()), ("fzoo", {"beta": 0.9})]
+CASES += [("subspace_newton", {"solver": "cg", "iterations": QUERIES})]  # as many as dimensions: exact
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_steps_are_the_papers_formula(name: str, options: dict[str, Any]) -> None:
     model = Slope()
     a, w = model.a.numpy(), model.w.detach().numpy().copy()
 
@@ -155,10 +259,15 @@ def test_steps_are_the_papers_formula(name: str) -> None:
         return float(np.square(a @ at.ravel()).sum() / 2 + at.sum())
 
     config = zoft.ZOConfig(
-        method=name, zo_eps=EPS, num_queries=QUERIES, placement="snapshot", method_kwargs=OPTIONS.get(name, {})
+        method=name,
+        zo_eps=EPS,
+        num_queries=QUERIES,
+        placement=plain_placement(name),
+        shared_vector="window:3" if name == "subspace_bfgs" else "batch",
+        method_kwargs=options,
     )
     opt = zoft.ZOOptimizer(model, LR, config)
-    kept: dict[str, Any] = {}
+    kept = dict(options)
     for step in range(STEPS):
         zs = [direction(opt.engine, step, query).numpy() for query in range(QUERIES)]
         w = FORMULAS[name](w, loss, zs, kept)

@@ -14,7 +14,7 @@ from torch import nn
 import zoft
 from tests.core.conftest import make
 from tests.core.runs import batch, digest, start
-from tests.methods import methods
+from tests.methods import claims, methods, plain_placement
 from zoft.errors import ConfigError, NonFiniteLossError
 from zoft.noise import run_key, sample
 from zoft.registry import method_names
@@ -396,7 +396,8 @@ def test_backward_through_the_seam_leaves_no_gradient_and_saves_no_activation(me
 def test_two_micro_batches_of_eight_equal_one_of_sixteen(method: str) -> None:
     """Up to the rounding of a float32 loss of about 4.6, of which a step sees ``zo_eps * projected_grad``.
 
-    Measured on CPU over 5 steps: 1.4e-6 (three units in the last place of the loss); weights: 3e-7.
+    Measured on CPU over 5 steps: 1.4e-6 (three units in the last place of the loss); weights: 3e-7, of subzero_plus,
+    whose Adam divides small numbers by each other, 1.2e-6.
     """
     runs = [start(method=method, schedule=False) for _ in range(2)]
     estimator = runs[0].opt.engine.method.estimator
@@ -413,7 +414,7 @@ def test_two_micro_batches_of_eight_equal_one_of_sixteen(method: str) -> None:
         slopes = [estimator.projected_grads(record.scalars) for record in (one, two)]
         assert slopes[1] == pytest.approx(slopes[0], abs=4 * ULP / 1e-2)
     for a, b in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
-        assert (a - b).abs().max() <= 1e-6
+        assert (a - b).abs().max() <= 2e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -495,6 +496,8 @@ def test_a_sum_that_overflows_is_not_finite() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_around_the_step_equals_autocast_inside_the_loss(method: str, placement: str) -> None:
     """Autocast keeps 16-bit copies of weights for as long as it is on; they must not serve the next point."""
+    if not claims(method, placement):
+        pytest.skip("refused by the method")
     records = []
     for around in (True, False):
         model, loss = make("llama")
@@ -517,9 +520,13 @@ def test_autocast_around_the_step_equals_autocast_inside_the_loss(method: str, p
 
 
 def test_the_closure_runs_as_often_as_the_method_says() -> None:
-    for method in method_names():
-        run = start(method=method, placement="snapshot").steps(0, 2)
-        assert run.calls == 2 * run.opt.engine.method.estimator.forwards
+    for name in method_names():
+        run = start(method=name, placement=plain_placement(name)).steps(0, 1)
+        run.calls = 0
+        run.steps(1, 3)
+        method = run.opt.engine.method
+        # A pass that yields a derivative too does the work of two.
+        assert run.calls * (2 if method.evaluation == "differentiated" else 1) == 2 * method.estimator.forwards
 
 
 def test_seeds_give_different_runs_and_one_seed_gives_one_run() -> None:

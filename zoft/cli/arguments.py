@@ -225,6 +225,10 @@ class ZOArguments:
         default=None,
         metadata={"help": "Distribution of the directions: gaussian, rademacher, ...; default: the method's own."},
     )
+    zo_shared_vector: str = field(
+        default="batch",
+        metadata={"help": "What shares a random direction: batch (each step has its own), window:N steps, or example."},
+    )
     zo_placement: str = field(
         default="auto",
         metadata={"help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace."},

@@ -244,6 +244,7 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         num_queries=zo.zo_num_queries,
         seed=parsed.get(TrainingArguments).seed if zo.zo_seed is None else zo.zo_seed,
         distribution=zo.zo_distribution,
+        shared_vector=zo.zo_shared_vector,
         placement=zo.zo_placement,
         include=tuple(zo.zo_include),
         exclude=tuple(zo.zo_exclude),

@@ -1,8 +1,10 @@
 """What a direction z is: how its values are laid over the parameters."""
 
 from zoft.directions.dense import DenseDirections
+from zoft.directions.factors import Factors, GivenFactors, NoiseFactors, OrthonormalFactors, product
+from zoft.directions.flipout import FlipoutDirections
 from zoft.directions.kept import KeptDirections
-from zoft.directions.low_rank import LowRankDirections, NoiseFactors, OrthonormalFactors
+from zoft.directions.low_rank import LowRankDirections
 from zoft.directions.masked import MaskedDirections
 from zoft.directions.protocol import Combiner, Directions
 from zoft.directions.states import ElementStates
@@ -13,10 +15,14 @@ __all__ = [
     "DenseDirections",
     "Directions",
     "ElementStates",
+    "Factors",
+    "FlipoutDirections",
+    "GivenFactors",
     "KeptDirections",
     "LowRankDirections",
     "MaskedDirections",
     "NoiseFactors",
     "OrthonormalFactors",
+    "product",
     "write_weights",
 ]

@@ -20,10 +20,12 @@ class DenseDirections(Stateless):
     Attributes:
         key: 64-bit noise key of the run.
         distribution: ``"gaussian"`` or ``"rademacher"``.
+        window: Steps that share their directions; 1: every step has its own.
     """
 
     key: int
     distribution: Distribution
+    window: int = 1
 
     def over(self, trainables: Sequence[Trainable]) -> DenseDirections:
         """The same over any parameters."""
@@ -41,7 +43,7 @@ class DenseDirections(Stateless):
         """See :func:`zoft.noise.combine`."""
         noise.combine(
             spans,
-            terms,
+            self._shared(terms),
             key=self.key,
             distribution=self.distribution,
             decay=decay,
@@ -53,4 +55,12 @@ class DenseDirections(Stateless):
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
         """See :func:`zoft.noise.combine_rows`."""
-        noise.combine_rows(out, base, rows, parameter, terms, key=self.key, distribution=self.distribution)
+        noise.combine_rows(
+            out, base, rows, parameter, self._shared(terms), key=self.key, distribution=self.distribution
+        )
+
+    def _shared(self, terms: Sequence[Term]) -> Sequence[Term]:
+        """Address the noise of each window's first step."""
+        if self.window == 1:
+            return terms
+        return [Term(step // self.window * self.window, query, coefficient) for step, query, coefficient in terms]

@@ -45,6 +45,10 @@ class MaskedDirections(BlockwiseDirections):
         """See :class:`zoft.directions.blockwise.BlockwiseDirections`."""
         return total.masked_fill_(base.abs() > self.thresholds[span.parameter], 0.0)
 
+    def state_size(self, shape: torch.Size) -> int:
+        """Nothing but a number for each tensor."""
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """The thresholds, which later weights would not give."""
         return {"thresholds": list(self.thresholds)}

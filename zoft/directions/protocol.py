@@ -37,6 +37,9 @@ class Directions(Combiner, Protocol):
     def over(self, trainables: Sequence[Trainable]) -> Directions:
         """Return these directions over a model's parameters, whose shapes or values they may depend on."""
 
+    def state_size(self, shape: torch.Size) -> int:
+        """Return how many float32 numbers are kept for a weight of this shape."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what cannot be had from the weights of a checkpoint, as plain JSON types."""
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
 class Stateless:
     """``state_dict`` and ``with_state`` of directions that keep nothing; see :class:`zoft.directions.Directions`."""
+
+    def state_size(self, shape: torch.Size) -> int:
+        """Nothing."""
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -59,8 +59,8 @@ class Replicas:
 
     @property
     def share(self) -> Share:
-        """Which of a step's points this process evaluates."""
-        return Share(self.rank % self.query_parallel_size, self.query_parallel_size)
+        """Which of a step's points this process evaluates, on which part of the data."""
+        return Share(self.rank % self.query_parallel_size, self.query_parallel_size, self.data_rank, self.data_size)
 
     @property
     def data_rank(self) -> int:

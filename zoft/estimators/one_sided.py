@@ -12,7 +12,7 @@ from zoft.types import Estimate
 
 @dataclass(frozen=True)
 class OneSided:
-    """``difference_k = loss_k - loss_clean`` for each query k; not divided by ``zo_eps``.
+    """``projected_grad_k = (loss_plus_k - loss_clean) / zo_eps`` for each query k.
 
     Attributes:
         num_queries: Directions a step, q.
@@ -24,7 +24,7 @@ class OneSided:
 
     @property
     def num_scalars(self) -> int:
-        """One difference for each query."""
+        """One projected gradient for each query."""
         return self.num_queries
 
     @property
@@ -40,8 +40,8 @@ class OneSided:
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """See :class:`zoft.estimators.Estimator`."""
         clean, *perturbed = losses
-        return Estimate(clean, tuple(loss - clean for loss in perturbed))
+        return Estimate(clean, tuple((loss - clean) / self.zo_eps for loss in perturbed))
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:
         """See :class:`zoft.estimators.Estimator`."""
-        return [difference / self.zo_eps for difference in scalars]
+        return list(scalars)

@@ -10,10 +10,18 @@ from zoft.types import Estimate
 
 
 class Point(NamedTuple):
-    """One evaluation: a name for messages, and the offset from theta."""
+    """One evaluation.
+
+    Attributes:
+        name: For messages.
+        terms: The offset from theta; where the loss is differentiated, the direction; where examples have directions
+            of their own, theirs one by one.
+        num_values: How many numbers it yields: the loss; with its derivative, two; each example's loss.
+    """
 
     name: str
     terms: tuple[Term, ...]
+    num_values: int = 1
 
 
 class Estimator(Protocol):
@@ -25,13 +33,13 @@ class Estimator(Protocol):
 
     @property
     def forwards(self) -> int:
-        """Evaluations a step."""
+        """What a step costs, in forwards."""
 
     def points(self, step: int) -> list[Point]:
         """Return the points to evaluate at a step, in order."""
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
-        """Combine the losses at :meth:`points`, in the same order."""
+        """Combine what :meth:`points` yield, in the same order."""
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:
         """Return the directional derivative along each query, in loss per unit of z, for logs."""

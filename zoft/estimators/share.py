@@ -19,10 +19,14 @@ class Share:
     Attributes:
         index: Number of this share, ``0 <= index < count``.
         count: Number of shares.
+        part: Number of the part of the data that the batch is from, ``0 <= part < parts``.
+        parts: Parts of the data, each evaluated by processes of its own.
     """
 
     index: int
     count: int
+    part: int = 0
+    parts: int = 1
 
     def of(self, points: Sequence[Point]) -> list[bool]:
         """Return, for each point, whether it belongs to this share.

@@ -27,14 +27,24 @@ class _PromptedLoss(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Return the cross-entropy over the options, and their scores as logits if asked."""
+        """Return the cross-entropy over the options, and their scores as logits if asked.
+
+        Of each example, for a method that asks for that; else their mean.
+        """
         scores = option_scores(model, inputs)
-        loss = nn.functional.cross_entropy(scores, inputs["labels"])
+        of_each = self._wants_losses_of_examples() and not return_outputs
+        loss = nn.functional.cross_entropy(scores, inputs["labels"], reduction="none" if of_each else "mean")
         return (loss, {"loss": loss, "logits": scores}) if return_outputs else loss
+
+    def _wants_losses_of_examples(self) -> bool:
+        return False
 
 
 class PromptedTrainer(ZOTrainerMixin, _PromptedLoss):  # type: ignore[misc]
     """Zeroth-order prompted classification, as ``zoft-train`` runs it."""
+
+    def _wants_losses_of_examples(self) -> bool:
+        return self._zo_optimizer is not None and self.zo_engine.method.evaluation == "per_example"
 
 
 class OnceLogged(TrainerCallback):

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from zoft.errors import ConfigError
-from zoft.estimators import TwoSided
-from zoft.method import Method, dense_directions, with_defaults
+from zoft.method import Method, mezo_with, with_defaults
 from zoft.noise import run_key
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import Average, Elementwise, power
+from zoft.updates import Elementwise, adam_step
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,12 @@ class AdamOptions:
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """See :data:`zoft.updates.Elements`."""
-        mean, square = states
-        mean.mul_(self.beta1).add_(g * (1.0 - self.beta1))
-        square.mul_(self.beta2).add_(g * g * (1.0 - self.beta2))
-        corrected = square / (1.0 - power(self.beta2, count))
-        # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
-        root = corrected.double().sqrt_().to(g.dtype).add_(self.epsilon)
-        return (mean / (1.0 - power(self.beta1, count))).div_(root)
+        return adam_step(g, states, count, self.beta1, self.beta2, self.epsilon)
 
 
 @register_method("adam", AdamOptions)
 def build(config: ZOConfig, options: AdamOptions) -> Method:
     """Build Adam."""
-    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian")
-    assert config.num_queries is not None and config.zo_eps is not None
+    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian", per_example=True)
     rule = Elementwise(options.elements, num_states=2, key=run_key(config.seed))
-    return Method(dense_directions(config), TwoSided(config.num_queries, config.zo_eps), Average(), config, rule)
+    return mezo_with(config, rule)

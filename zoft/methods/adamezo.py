@@ -57,11 +57,13 @@ class AdamezoOptions:
 class RecomputedAdam:
     """The rule. Its state is the last steps' estimates, as terms."""
 
-    num_states = 0
-
     def __init__(self, options: AdamezoOptions, key: int) -> None:
         self._options, self._key = options, key
         self._recent: list[list[Term]] = []  # the latest first
+
+    def state_size(self, shape: torch.Size) -> int:
+        """Nothing."""
+        return 0
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

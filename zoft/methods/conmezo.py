@@ -51,8 +51,6 @@ class ConmezoOptions:
 class Cone:
     """The rule, and the shape of the directions, which need its momentum."""
 
-    num_states = 1
-
     def __init__(self, options: ConmezoOptions, states: ElementStates, key: int) -> None:
         self._options, self._states, self._key = options, states, key
         self._pull = 0.0  # sqrt(d) cos phi / |m|; 0 while there is no momentum
@@ -64,6 +62,10 @@ class Cone:
         pull = self._pull * math.fsum(term.coefficient for term in terms)
         spread = torch.tensor(math.sin(self._options.angle), dtype=total.dtype)
         return total.mul_(spread).add_(momentum * torch.tensor(pull, dtype=total.dtype))
+
+    def state_size(self, shape: torch.Size) -> int:
+        """One number for each element."""
+        return shape.numel()
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

@@ -6,6 +6,9 @@ not on the scale of the loss, the gradient or ``zo_eps`` (lr absorbs ``zo_eps``,
 
 Published settings: N 8, lr 5e-5, zo_eps 1e-4. State beyond inference: none. Forwards a step: N + 1; the
 clean one is the training loss that is logged.
+
+Deviations: with ``beta`` above 0 the spread is smoothed over steps, so that a step whose losses happen to lie close
+together is not made a long one.
 """
 
 from __future__ import annotations
@@ -22,7 +25,17 @@ from zoft.updates import SpreadNormalized
 
 @dataclass(frozen=True)
 class FzooOptions:
-    """FZOO has no options beyond the common ones."""
+    """Options of FZOO.
+
+    Attributes:
+        beta: Decay of a running mean of the spread's square, in [0, 1); 0, as published, is each step's own.
+    """
+
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < 1.0:
+            raise ConfigError(f"beta of fzoo must be in [0, 1), got {self.beta!r}.")
 
 
 @register_method("fzoo", FzooOptions)
@@ -36,4 +49,5 @@ def build(config: ZOConfig, options: FzooOptions) -> Method:
     assert config.num_queries is not None and config.zo_eps is not None
     if config.num_queries < 2:
         raise ConfigError(f"fzoo needs num_queries >= 2 to measure the spread of the losses, got {config.num_queries}.")
-    return Method(dense_directions(config), OneSided(config.num_queries, config.zo_eps), SpreadNormalized(), config)
+    update = SpreadNormalized(options.beta)
+    return Method(dense_directions(config), OneSided(config.num_queries, config.zo_eps), update, config)

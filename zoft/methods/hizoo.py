@@ -54,11 +54,13 @@ def scaled(total: torch.Tensor, sigma: torch.Tensor, terms: Sequence[Term]) -> t
 class HizooRule:
     """Plain descent along the scaled directions, then Sigma's own step."""
 
-    num_states = 1
-
     def __init__(self, dense: DenseDirections, states: ElementStates, alpha: float) -> None:
         self._dense, self._states, self._alpha = dense, states, alpha
         self._sgd = Sgd()
+
+    def state_size(self, shape: torch.Size) -> int:
+        """One number for each element."""
+        return shape.numel()
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoft.estimators import TwoSided
-from zoft.method import Method, dense_directions, with_defaults
+from zoft.method import Method, mezo_with, with_defaults
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import Average
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,5 @@ class MezoOptions:
 @register_method("mezo", MezoOptions)
 def build(config: ZOConfig, options: MezoOptions) -> Method:
     """Build MeZO."""
-    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian")
-    assert config.num_queries is not None and config.zo_eps is not None
-    return Method(dense_directions(config), TwoSided(config.num_queries, config.zo_eps), Average(), config)
+    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian", per_example=True)
+    return mezo_with(config)

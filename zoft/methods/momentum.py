@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from zoft.errors import ConfigError
-from zoft.estimators import TwoSided
-from zoft.method import Method, dense_directions, with_defaults
+from zoft.method import Method, mezo_with, with_defaults
 from zoft.noise import run_key
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import Average, Elementwise
+from zoft.updates import Elementwise
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class MomentumOptions:
 @register_method("momentum", MomentumOptions)
 def build(config: ZOConfig, options: MomentumOptions) -> Method:
     """Build Momentum."""
-    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian")
-    assert config.num_queries is not None and config.zo_eps is not None
+    config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian", per_example=True)
     rule = Elementwise(options.elements, num_states=1, key=run_key(config.seed))
-    return Method(dense_directions(config), TwoSided(config.num_queries, config.zo_eps), Average(), config, rule)
+    return mezo_with(config, rule)

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from zoft.directions import Directions
 from zoft.errors import ConfigError
 from zoft.estimators import Point, TwoSided
@@ -88,7 +90,7 @@ class AnchoredEstimator:
         if self.anchor.is_due:
             return TwoSided(2 * self.num_queries, self.zo_eps).points(step)
         here = TwoSided(self.num_queries, self.zo_eps).points(step)
-        there = [Point(f"{name} at the anchor", (*self.anchor.offset, *terms)) for name, terms in here]
+        there = [Point(f"{p.name} at the anchor", (*self.anchor.offset, *p.terms)) for p in here]
         return [*here, *there]
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
@@ -123,10 +125,12 @@ class CorrectedByAnchor(Stateless):
 class AnchorKeepingSgd:
     """Plain descent that notes how far theta has moved from the anchor."""
 
-    num_states = 0
-
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
+
+    def state_size(self, shape: torch.Size) -> int:
+        """Nothing."""
+        return 0
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

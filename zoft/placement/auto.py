@@ -10,6 +10,8 @@ from torch import nn
 from zoft.directions import Directions
 from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.parameters import Trainable
+from zoft.placement.dual import DualPlacement
+from zoft.placement.flipout import FlipoutPlacement
 from zoft.placement.inplace import InplacePlacement
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
@@ -36,16 +38,27 @@ class _AutoStream(StreamPlacement):
             return SnapshotPlacement(self._trainables, self._directions)
 
 
-def check_placement(config: ZOConfig, trainables: Sequence[Trainable]) -> None:
-    """Raise ConfigError if the configured placement cannot give weights of these dtypes back."""
+def check_placement(config: ZOConfig, trainables: Sequence[Trainable], *, evaluation: str) -> None:
+    """Raise ConfigError if the configured placement cannot give weights of these dtypes back, or has no place."""
+    if evaluation != "moved" and config.placement != "auto":
+        raise ConfigError(
+            f"{config.method} does not move weights but perturbs or differentiates what is computed from them, so "
+            f"placement must be 'auto', got {config.placement!r}."
+        )
     if config.placement == "inplace" and not config.force:
         InplacePlacement.check(trainables)
 
 
 def make_placement(
-    config: ZOConfig, model: nn.Module, trainables: Sequence[Trainable], directions: Directions
+    config: ZOConfig,
+    model: nn.Module,
+    trainables: Sequence[Trainable],
+    directions: Directions,
+    *,
+    evaluation: str,
+    part: tuple[int, int],
 ) -> Placement:
-    """Build the placement that the configuration names.
+    """Build the placement that the configuration names, or that the method needs.
 
     ``auto`` takes ``snapshot`` where trainables are few, and where they are sharded over processes: each process
     then makes noise for its own shard only, which ``stream``, seeing whole weights, could not.
@@ -55,10 +68,16 @@ def make_placement(
         model: The whole model.
         trainables: The parameters that are perturbed.
         directions: Where z comes from.
+        evaluation: See :data:`zoft.method.Evaluation`.
+        part: Number of the part of the data that this process evaluates, and how many there are.
 
     Raises:
         ConfigError: If the placement cannot reach weights that are held in this way.
     """
+    if evaluation == "differentiated":
+        return DualPlacement(model, trainables, directions)
+    if evaluation == "per_example":
+        return FlipoutPlacement(model, trainables, directions, *part)
     if config.placement == "inplace":
         return InplacePlacement(trainables, directions)
     sharded = [t.name for t in trainables if t.slot.is_sharded]

@@ -12,10 +12,11 @@ from zoft.errors import ConfigError
 from zoft.interrupts import uninterrupted
 from zoft.noise import Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import Evaluated
 from zoft.types import LossFn
 
 
-class InplacePlacement:
+class InplacePlacement(Evaluated):
     """Restores float32 weights to about 1e-7 (relative) a step; 16-bit weights drift and need ``force``.
 
     Moving from one point to the next takes a single pass, so a two-sided step costs three (Malladi et al.
@@ -58,7 +59,7 @@ class InplacePlacement:
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """See :class:`zoft.placement.Placement`."""
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
         self._move({(term.step, term.query): term.coefficient for term in terms})
         yield
 

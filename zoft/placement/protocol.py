@@ -22,8 +22,8 @@ class Placement(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """Open around all evaluations of one estimate. When it closes, however it closes, the weights are back."""
 
-    def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
-        """Within a session: forwards inside see ``theta + sum coefficient * z``; no terms means theta itself."""
+    def evaluate(self, terms: Sequence[Term], loss_fn: LossFn) -> tuple[float, ...]:
+        """Within a session: return what a point yields, as many numbers as :class:`zoft.estimators.Point` says."""
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """Return a placement that is known to reach every parameter of this model: itself, or a fallback.

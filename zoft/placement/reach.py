@@ -1,8 +1,8 @@
-"""Prove that ``stream`` reaches every parameter, on the model and batch at hand.
+"""Prove that a placement which shows modules other weights than their own reaches all, on the model and batch at hand.
 
 A parameter that is read past its owner's forward (fused encoder layers do this, and losses that multiply by the
 weights of a head themselves) would be evaluated unperturbed, silently. So, once: scramble all weights, let the
-stream unscramble what it hands out, and evaluate. Whatever is read past the stream is then off by many orders
+placement unscramble what it hands out, and evaluate. Whatever is read past it is then off by many orders
 of magnitude, so the loss is the plain one if, and only if, everything that matters to it is reached. Scrambling
 flips a few bits of each element: no copy is needed, and doing it twice gives the weights back exactly.
 """
@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
-from torch import nn
 
 from zoft.errors import PlacementError, ZoftWarning
 from zoft.interrupts import uninterrupted
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import single
 from zoft.types import LossFn
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -41,8 +42,8 @@ def _scramble(weight: torch.Tensor) -> None:
     weight.view(_INTEGER[weight.dtype.itemsize]).bitwise_xor_(_FLIPPED[weight.dtype])
 
 
-class _Unscrambling:
-    """Takes the place of ``Directions``: what a stream hands out is unscrambled instead of perturbed."""
+class Unscrambling:
+    """Takes the place of ``Directions``: what a placement hands out is unscrambled instead of perturbed."""
 
     def combine(
         self,
@@ -53,12 +54,14 @@ class _Unscrambling:
         rounding: Rounding = "nearest",
         rounding_step: int = 0,
     ) -> None:
+        """Copy and unscramble."""
         for span in spans:
             _scramble(span.out.copy_(span.base))
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:
+        """Copy and unscramble."""
         _scramble(out.copy_(base[rows]))
 
 
@@ -78,16 +81,34 @@ def _scrambled(trainables: Sequence[Trainable]) -> Iterator[None]:
                 _scramble(weight)
 
 
-def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: LossFn, scratch_bytes: int) -> bool:
-    """Check that the loss depends on the weights only through what ``stream`` hands out.
+class Probe(Protocol):
+    """A placement whose directions are :class:`Unscrambling`, and that notes which modules run."""
+
+    name: str
+
+    def session(self) -> AbstractContextManager[None]:
+        """See :class:`zoft.placement.Placement`."""
+
+    def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
+        """See :class:`zoft.placement.Placement`."""
+
+    def uncalled(self) -> list[str]:
+        """Names of parameters in modules that have not run since this object was made."""
+
+    def unused(self) -> list[str]:
+        """Names of parameters none of whose owners has run since this object was made."""
+
+
+def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, otherwise: str) -> bool:
+    """Check that the loss depends on the weights only through what a placement hands out.
 
     A loss with few possible values (an error rate on a small batch) may be the same by chance.
 
     Args:
-        model: The model, in evaluation mode.
+        probe: The placement, over a model in evaluation mode.
         trainables: The parameters that must be reached.
         loss_fn: A closure over one real batch.
-        scratch_bytes: The stream's scratch bound.
+        otherwise: What to do if some parameter is not reached, for the message.
 
     Returns:
         False if nothing can be said, because the plain loss is not finite.
@@ -95,13 +116,10 @@ def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: Loss
     Raises:
         PlacementError: If some parameter is not reached; names those whose owners never ran.
     """
-    from zoft.placement.stream import StreamPlacement
-
-    plain = float(loss_fn())
-    stream = StreamPlacement(model, trainables, _Unscrambling(), scratch_bytes=scratch_bytes)
+    plain = float(single(loss_fn()))
     try:
-        with _scrambled(trainables), stream.session(), stream.at([Term(0, 0, 1.0)]):
-            loss = float(loss_fn())
+        with _scrambled(trainables), probe.session(), probe.at([Term(0, 0, 1.0)]):
+            loss = float(single(loss_fn()))
         streamed = f"is {loss}"
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         # Also what indices, distributions and decompositions say of absurd numbers.
@@ -109,7 +127,7 @@ def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: Loss
     if not math.isfinite(plain):
         return False
     if _same(loss, plain, trainables):
-        unused = stream.unused()
+        unused = probe.unused()
         if unused:
             warnings.warn(
                 f"{_listed(unused)}: trained, but the loss does not depend on them (their modules never run). "
@@ -118,19 +136,18 @@ def prove_reach(model: nn.Module, trainables: Sequence[Trainable], loss_fn: Loss
                 stacklevel=2,
             )
         return True
-    again = float(loss_fn())
+    again = float(single(loss_fn()))
     if not _same(plain, again, trainables):
         raise PlacementError(
             f"the loss is not deterministic: the same batch at the same weights gave {plain} and {again}. "
             "A zeroth-order estimate needs both signs to see the same randomness: turn off sampling and dropout "
             "in the loss, and let the closure use one fixed batch."
         )
-    bypassed = stream.uncalled()
+    bypassed = _listed(probe.uncalled()) or "some parameter"
     raise PlacementError(
-        f"placement 'stream' does not reach {_listed(bypassed) if bypassed else 'some parameter'}: its values are read "
-        f"past the forward of the module that owns it (the loss is {plain}; with weights scrambled everywhere but in "
-        f"such forwards it {streamed}). Use placement='snapshot' (exact, one more copy of the trained weights), or "
-        "'auto', which falls back to it."
+        f"placement {probe.name!r} does not reach {bypassed}: its values are read past the forward of the module that "
+        f"owns it (the loss is {plain}; with weights scrambled everywhere but in such forwards it {streamed}). "
+        f"{otherwise}"
     )
 
 

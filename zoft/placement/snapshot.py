@@ -10,10 +10,11 @@ import torch
 from zoft.directions import Combiner, write_weights
 from zoft.noise import Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import Evaluated
 from zoft.types import LossFn
 
 
-class SnapshotPlacement:
+class SnapshotPlacement(Evaluated):
     """Default where the trainables are few: adapters, prompts, norms, heads."""
 
     name = "snapshot"
@@ -36,7 +37,7 @@ class SnapshotPlacement:
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """See :class:`zoft.placement.Placement`."""
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
         write_weights(self._directions, self._trainables, terms, bases=self._saved)
         yield
 

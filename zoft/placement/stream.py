@@ -10,8 +10,8 @@ are perturbed, so the scratch stays small.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +23,10 @@ from zoft.directions import Combiner
 from zoft.errors import ZoftWarning
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.evaluated import Evaluated
 from zoft.placement.protocol import Placement
-from zoft.storage import Slot, named_slots
+from zoft.placement.wrapping import Forward, owners_of, wrapped_forwards
+from zoft.storage import Slot
 from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
@@ -33,10 +35,9 @@ _CPU_BLOCK_BYTES = 8 * 2**20
 # must first take from them: that made a matrix's noise twice as slow. So places are used in turn.
 _CPU_RING_BYTES = 16 * 2**20
 _ALIGN = 64
-_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
 
 
-class StreamPlacement:
+class StreamPlacement(Evaluated):
     """Default for full fine-tuning: exact in any dtype, at the memory of inference plus a small scratch."""
 
     name = "stream"
@@ -53,45 +54,17 @@ class StreamPlacement:
         self._called: set[nn.Module] = set()
         self._model = model
         self._trainables = trainables
-        # Tied weights have several owners. Which parameter object an owner holds may differ from one forward to the
-        # next (offloading), so it is looked up by its name there.
-        trained = {t.slot.identity(): t for t in trainables}
-        # Containers of parameters have no forward; what they hold is read by the module around them.
-        readers: dict[nn.Module, nn.Module] = {
-            child: module for module in model.modules() for child in module.children() if isinstance(child, _CONTAINERS)
-        }
-        owners: dict[nn.Module, dict[Slot, Trainable]] = {}
-        self._names: dict[Slot, str] = {}
-        for name, slot in named_slots(model).items():
-            trainable = trained.get(slot.identity())
-            if trainable is not None:
-                owners.setdefault(readers.get(slot.module, slot.module), {})[slot] = trainable
-                self._names[slot] = name
-        self._owners = list(owners.items())
+        self._owners, self._names = owners_of(model, trainables)
 
     # --- the placement protocol -------------------------------------------------------------------------
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self) -> AbstractContextManager[None]:
         """See :class:`zoft.placement.Placement`."""
-        # Accelerate's hooks fetch offloaded weights before they call the forward that they have put by.
-        owners = self._owners
-        wrapped = [(module, "_old_forward" if "_old_forward" in module.__dict__ else "forward") for module, _ in owners]
-        before = [module.__dict__.get(name) for module, name in wrapped]
-        try:
-            for (module, name), (_, owned) in zip(wrapped, owners, strict=True):
-                module.__dict__[name] = self._wrapped(module, getattr(module, name), owned)
-            yield
-        finally:
-            for (module, name), forward in zip(wrapped, before, strict=True):
-                if forward is None:
-                    module.__dict__.pop(name, None)
-                else:
-                    module.__dict__[name] = forward
+        return wrapped_forwards(list(self._owners), self._wrapped)
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
-        """See :class:`zoft.placement.Placement`."""
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
         self._terms, self._depth = terms, 0
         try:
             yield
@@ -100,24 +73,30 @@ class StreamPlacement:
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """See :mod:`zoft.placement.reach`."""
-        from zoft.placement.reach import prove_reach
+        from zoft.placement.reach import Unscrambling, prove_reach
 
-        return self if prove_reach(self._model, self._trainables, loss_fn, self._scratch_bytes) else None
+        probe = StreamPlacement(self._model, self._trainables, Unscrambling(), scratch_bytes=self._scratch_bytes)
+        otherwise = (
+            "Use placement='snapshot' (exact, one more copy of the trained weights), or 'auto', which falls back to it."
+        )
+        return self if prove_reach(probe, self._trainables, loss_fn, otherwise) else None
 
     def uncalled(self) -> list[str]:
         """Names of parameters in modules that have not run since this object was made."""
-        return [self._names[slot] for module, owned in self._owners if module not in self._called for slot in owned]
+        return [
+            self._names[slot] for module, owned in self._owners.items() if module not in self._called for slot in owned
+        ]
 
     def unused(self) -> list[str]:
         """Names of parameters none of whose owners has run since this object was made."""
-        used = {t.number for module, owned in self._owners if module in self._called for t in owned.values()}
+        used = {t.number for module, owned in self._owners.items() if module in self._called for t in owned.values()}
         return [t.name for t in self._trainables if t.number not in used]
 
     # --- one module's forward ---------------------------------------------------------------------------
 
-    def _wrapped(
-        self, module: nn.Module, original: Callable[..., Any], owned: dict[Slot, Trainable]
-    ) -> Callable[..., Any]:
+    def _wrapped(self, module: nn.Module, original: Forward) -> Forward:
+        owned = self._owners[module]
+
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._called.add(module)
             if not self._terms:

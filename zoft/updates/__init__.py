@@ -7,10 +7,14 @@ from zoft.updates.adaptive import ScalarAdaptive
 from zoft.updates.average import Average, FirstAverage
 from zoft.updates.cautious import Cautious
 from zoft.updates.curvature import CurvatureWeighted
-from zoft.updates.elementwise import Block, Elementwise, descend_blocks, power
+from zoft.updates.curvature_options import CurvatureOptions
+from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
+from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
+from zoft.updates.per_example import GroupNormalized, Sum
 from zoft.updates.protocol import Update
 from zoft.updates.rule import Group, Rule
+from zoft.updates.running import RunningMean
 from zoft.updates.sgd import Sgd
 from zoft.updates.spread import SpreadNormalized
 
@@ -18,17 +22,23 @@ __all__ = [
     "Average",
     "Block",
     "Cautious",
+    "CurvatureOptions",
     "CurvatureWeighted",
     "Elementwise",
+    "Factored",
+    "FactoredSteps",
     "FirstAverage",
     "FitnessShaped",
     "Group",
+    "GroupNormalized",
     "Rule",
+    "RunningMean",
     "ScalarAdaptive",
     "Sgd",
     "SpreadNormalized",
+    "Sum",
     "Update",
+    "adam_step",
     "descend_blocks",
-    "power",
     "shaping",
 ]

@@ -81,12 +81,21 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
-class Elementwise:
-    """``theta = decay theta - lr u(g)``.
+def adam_step(
+    g: torch.Tensor, states: Sequence[torch.Tensor], count: int, beta1: float, beta2: float, epsilon: float
+) -> torch.Tensor:
+    """Adam's step on an estimate, elementwise (Kingma and Ba 2015, Algorithm 1); changes the two states in place."""
+    mean, square = states
+    mean.mul_(beta1).add_(g * (1.0 - beta1))
+    square.mul_(beta2).add_(g * g * (1.0 - beta2))
+    corrected = square / (1.0 - power(beta2, count))
+    # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
+    root = corrected.double().sqrt_().to(g.dtype).add_(epsilon)
+    return (mean / (1.0 - power(beta1, count))).div_(root)
 
-    Attributes:
-        num_states: See :class:`zoft.updates.Rule`.
-    """
+
+class Elementwise:
+    """``theta = decay theta - lr u(g)``."""
 
     def __init__(self, elements: Elements, num_states: int, key: int) -> None:
         """Make a rule without history.
@@ -96,10 +105,13 @@ class Elementwise:
             num_states: Numbers that it keeps for each element, zeros at the start.
             key: The run's noise key, for the rounding bits.
         """
-        self.num_states = num_states
         self._elements, self._key = elements, key
         self._count = 0
         self._states = ElementStates(num_states, 0.0)
+
+    def state_size(self, shape: torch.Size) -> int:
+        """See :class:`zoft.updates.Rule`."""
+        return self._states.count * shape.numel()
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

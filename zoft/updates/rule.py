@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
+
 from zoft.directions import Directions
 from zoft.noise import Term
 from zoft.parameters import Trainable
@@ -26,13 +28,10 @@ class Group(NamedTuple):
 
 
 class Rule(Protocol):
-    """Writes a step into the weights, and keeps what it needs for each of their elements.
+    """Writes a step into the weights, and keeps what it needs for each of their elements."""
 
-    Attributes:
-        num_states: float32 numbers kept for each trained element.
-    """
-
-    num_states: int
+    def state_size(self, shape: torch.Size) -> int:
+        """Return how many float32 numbers are kept for a weight of this shape."""
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from zoft.directions import Directions, write_weights
 from zoft.noise import Term
 from zoft.types import StepRecord
@@ -14,7 +16,9 @@ from zoft.updates.stateless import Stateless
 class Sgd(Stateless):
     """``theta = decay theta - lr g``."""
 
-    num_states = 0
+    def state_size(self, shape: torch.Size) -> int:
+        """Nothing."""
+        return 0
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord
