@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zoft
 from tests.bench.suites import PROBLEM, suite
 from tests.methods import DISTINCT
 from zoft.bench.execute import execute
@@ -19,6 +20,7 @@ from zoft.bench.optimisers import BASELINES, make_optimiser, optimiser_names
 from zoft.bench.problems import Problem, Scores, make_task
 from zoft.bench.runner import attempt
 from zoft.errors import NonFiniteLossError
+from zoft.method import build_method
 
 QUICK = (*DISTINCT, *BASELINES)
 ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in optimiser_names()]
@@ -34,6 +36,12 @@ def options(name: str) -> dict[str, Any]:
     return OPTIONS.get(name, {}) if name in BASELINES else {"placement": "snapshot", **OPTIONS.get(name, {})}
 
 
+def tangents(name: str) -> int:
+    """What an evaluation of a method is worth, in forwards."""
+    differentiated = name not in BASELINES and build_method(zoft.ZOConfig(method=name)).evaluation == "differentiated"
+    return 2 if differentiated else 1
+
+
 def weights(problem: Problem) -> list[Tensor]:
     return [p.detach().clone() for p in problem.model.parameters()]
 
@@ -43,16 +51,16 @@ def test_nothing_is_evaluated_that_was_not_paid_for(name: str) -> None:
     """Rows are counted where they are evaluated; a backward pass, and a product, by the hooks that they go through."""
     problem = cancer()
     evaluated, backwards = [0.0], [0.0]
-    plain = problem.loss
+    plain = problem.losses
 
     def counted(rows: Tensor) -> Tensor:
         evaluated[0] += len(rows) / problem.batch_size
-        loss = plain(rows)
-        if loss.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(loss):
-            loss.register_hook(lambda _: backwards.__setitem__(0, backwards[0] + len(rows) / problem.batch_size))
-        return loss
+        losses = plain(rows)
+        if losses.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(losses):
+            losses.register_hook(lambda _: backwards.__setitem__(0, backwards[0] + len(rows) / problem.batch_size))
+        return losses
 
-    problem.loss = counted  # type: ignore[method-assign]
+    problem.losses = counted  # type: ignore[method-assign]
     objective = Objective(problem, 0, BUDGET, lambda _: None)
     products: list[float] = []
     plain_product = objective.hessian_product
@@ -65,8 +73,8 @@ def test_nothing_is_evaluated_that_was_not_paid_for(name: str) -> None:
     objective.hessian_product = product  # type: ignore[method-assign]
     with pytest.raises(BudgetSpentError):
         make_optimiser(name, options(name), name).minimise(objective, 1e-3)
-    # A product evaluates the loss once, for 6; a gradient once, for 3.
-    cost = evaluated[0] + (GRADIENT - LOSS) * backwards[0] + (HESSIAN_PRODUCT - LOSS) * sum(products)
+    # A product evaluates the loss once, for 6; a gradient once, for 3; a forward gradient once, for 2.
+    cost = tangents(name) * evaluated[0] + (GRADIENT - LOSS) * backwards[0] + (HESSIAN_PRODUCT - LOSS) * sum(products)
     assert cost == pytest.approx(objective.spent) and 0 < objective.spent <= BUDGET
 
 
@@ -154,12 +162,12 @@ class Quadratic:
         self.c = torch.randn(6, generator=generator)
         self.model: Any = nn.ParameterDict({"x": nn.Parameter(torch.zeros(6))})
 
-    def loss(self, rows: Tensor) -> Tensor:
+    def losses(self, rows: Tensor) -> Tensor:
         x = self.model["x"] - self.c
-        return x @ self.a @ x / 2
+        return (x @ self.a @ x / 2).expand(len(rows))
 
     def scores(self, split: str) -> Scores:
-        return Scores(float(self.loss(torch.arange(8)).detach()), 0.0)
+        return Scores(float(self.losses(torch.arange(8))[0].detach()), 0.0)
 
     def chance(self, split: str) -> Scores:
         return Scores(1.0, 0.0)
@@ -207,18 +215,18 @@ def test_a_second_order_baseline_agrees_with_scikit_learn_on_logistic_regression
     with torch.no_grad():
         problem.model[0].weight.copy_(torch.tensor(fitted.coef_[:, :-1]).float() * torch.tensor([[-0.5], [0.5]]))
         problem.model[0].bias.copy_(torch.tensor(fitted.coef_[0, -1]).float() * torch.tensor([-0.5, 0.5]))
-        lowest = float(problem.loss(torch.arange(problem.train_rows)))
+        lowest = float(problem.losses(torch.arange(problem.train_rows)).mean())
         for parameter in problem.model.parameters():
             parameter.zero_()
     objective = Objective(problem, 0, 10_000, lambda _: None)
     with contextlib.suppress(BudgetSpentError):
         make_optimiser(name, {}, name).minimise(objective, 1.0)
-    assert float(problem.loss(objective.everything).detach()) == pytest.approx(lowest, abs=1e-5)
+    assert float(problem.losses(objective.everything).detach().mean()) == pytest.approx(lowest, abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_refused_whoever_asks() -> None:
     problem: Any = Quadratic()
-    problem.loss = lambda rows: problem.model["x"].sum() * float("nan")
+    problem.losses = lambda rows: problem.model["x"].sum() * torch.full((len(rows),), float("nan"))
     objective = Objective(problem, 0, 100, lambda _: None)
     for evaluate in (objective.loss, objective.loss_with_gradient):
         with pytest.raises(NonFiniteLossError, match="the loss is nan at step 0"):

@@ -3,7 +3,7 @@
 The unit is one forward on a batch of ``batch_size`` rows; more rows cost more in proportion. What is not a forward
 is counted in forwards by one rule: a backward pass costs twice what it goes back through. So
 
-- a loss costs 1;
+- a loss costs 1, and one that carries tangents with it, as forward gradients do, 2;
 - a loss and its gradient cost 3;
 - a Hessian-vector product costs 6: forward-mode differentiation carries a tangent beside every number of a
   gradient (Pearlmutter 1994, Neural Computation 6(1)).
@@ -66,18 +66,26 @@ class Objective:
             self._epoch = (epoch, torch.randperm(self.problem.train_rows, generator=generator))
         return self._epoch[1][place * size : (place + 1) * size]
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Return the mean loss of some training rows, without a graph."""
-        self._pay(LOSS, rows)
-        with torch.no_grad():
-            return self._finite(self.problem.loss(rows))
+    def losses(self, rows: Tensor, price: float = LOSS) -> Tensor:
+        """Return the loss of each of some training rows, [B].
+
+        Args:
+            rows: Their numbers.
+            price: Of this evaluation on one batch; more than a loss costs if it carries tangents.
+        """
+        self._pay(price, rows)
+        return self._finite(self.problem.losses(rows))
+
+    def loss(self, rows: Tensor, price: float = LOSS) -> Tensor:
+        """Return the mean of :meth:`losses`."""
+        return self.losses(rows, price).mean()
 
     def loss_with_gradient(self, rows: Tensor) -> Tensor:
         """Return the mean loss of some training rows, and leave its gradient in the parameters' ``grad``."""
         self._pay(GRADIENT, rows)
         parameters = list(self.parameters.values())
         with torch.enable_grad():
-            loss = self.problem.loss(rows)
+            loss = self.problem.losses(rows).mean()
             # A weight that the loss does not read, such as a pooler's, has slope zero.
             slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         for parameter, slope in zip(parameters, slopes, strict=True):
@@ -102,16 +110,17 @@ class Objective:
         self.steps += 1
         self._after_step(self)
 
-    def _pay(self, price: int, rows: Tensor) -> None:
+    def _pay(self, price: float, rows: Tensor) -> None:
         cost = price * len(rows) / self.problem.batch_size
         if self.spent + cost > self._budget:
             raise BudgetSpentError
         self.spent += cost
 
-    def _finite(self, loss: Tensor) -> Tensor:
-        if not math.isfinite(float(loss)):
-            raise NonFiniteLossError(f"the loss is {float(loss)} at step {self.steps}.")
-        return loss
+    def _finite(self, losses: Tensor) -> Tensor:
+        mean = float(losses.detach().mean())
+        if not math.isfinite(mean):
+            raise NonFiniteLossError(f"the loss is {mean} at step {self.steps}.")
+        return losses
 
 
 class _Loss(torch.nn.Module):
@@ -123,4 +132,4 @@ class _Loss(torch.nn.Module):
         self._problem, self._rows = problem, rows
 
     def forward(self) -> Tensor:
-        return self._problem.loss(self._rows)
+        return self._problem.losses(self._rows).mean()

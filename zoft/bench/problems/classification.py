@@ -72,15 +72,15 @@ class Classification:
         """See :class:`zoft.bench.problems.Problem`."""
         return tuple(name for name in self._splits if name != "train" or self._scores_train)
 
-    def loss(self, rows: Tensor) -> Tensor:
+    def losses(self, rows: Tensor) -> Tensor:
         """See :class:`zoft.bench.problems.Problem`."""
         train = self._splits["train"]
         scores = self._logits(train.inputs(rows))
-        loss = cross_entropy(scores, train.labels[rows].to(scores.device))
+        losses = cross_entropy(scores, train.labels[rows].to(scores.device), reduction="none")
         if not self._l2:
-            return loss
+            return losses
         squares = [parameter.square().sum() for parameter in self.model.parameters() if parameter.requires_grad]
-        return loss + self._l2 / 2 * torch.stack(squares).sum()
+        return losses + self._l2 / 2 * torch.stack(squares).sum()
 
     @torch.no_grad()
     def scores(self, split: str) -> Scores:

@@ -29,8 +29,8 @@ class Problem(Protocol):
     def splits(self) -> tuple[str, ...]:
         """What :meth:`scores` can score: always ``dev`` and ``test``; ``shifted`` is out of distribution."""
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Return the mean training loss of these rows, a differentiable scalar."""
+    def losses(self, rows: Tensor) -> Tensor:
+        """Return the training loss of each of these rows, [B], differentiable."""
 
     def scores(self, split: str) -> Scores:
         """Score the model as it is."""

@@ -33,14 +33,15 @@ class Tabular:
     Attributes:
         dataset: One of :data:`DATASETS`.
         hidden: Widths of the hidden layers (tanh); none is logistic regression, which starts at zero.
-        l2: Weight decay inside the loss, >= 0; with it logistic regression has one minimum.
+        l2: Weight decay inside the loss, >= 0; with it logistic regression has one minimum. Methods that perturb
+            what modules compute, not the weights (``grzo``), cannot see it, and say so.
         label_noise: Share of training labels that are made wrong, in [0, 1).
         batch_size: Rows of one step.
     """
 
     dataset: str
     hidden: tuple[int, ...] = ()
-    l2: float = 1e-3
+    l2: float = 0.0
     label_noise: float = 0.0
     batch_size: int = 32
 
