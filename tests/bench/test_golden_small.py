@@ -21,9 +21,6 @@ from zoft.cli.recipe import read_recipe
 
 GOLDEN = Path(__file__).with_name("golden_small.json")
 
-# Not the slowest problem; all of them take ten minutes alone on a core.
-PROBLEMS = ("breast_cancer", "digits_noisy")
-
 
 @pytest.mark.slow
 def test_methods_do_as_well_as_when_the_summary_was_committed() -> None:
@@ -31,10 +28,10 @@ def test_methods_do_as_well_as_when_the_summary_was_committed() -> None:
     suite = Suite(**read_recipe("recipes/bench/small.yaml"))
     expected = json.loads(GOLDEN.read_text())
     assert (expected["suite"], expected["budget_forwards"]) == (suite.name, suite.budget_forwards)
-    missing = [name for name in optimiser_names() if name not in expected["problems"][PROBLEMS[0]]]
+    missing = [name for name in optimiser_names() if name not in expected["problems"][suite.problem_names[0]]]
     assert not missing, f"renew the golden summary, which lacks {missing}:{__doc__}"
     losses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in golden_runs(suite, expected, PROBLEMS, suite.method_names):
+    for run in golden_runs(suite, expected, suite.problem_names, suite.method_names):
         losses[run.problem][run.method].append(execute(run)["scores"]["test"]["loss"])
     means = {p: {m: sum(values) / len(values) for m, values in of.items()} for p, of in losses.items()}
     assert differences(expected, means) == []
