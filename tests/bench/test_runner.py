@@ -19,15 +19,31 @@ from zoft.bench.store import Store
 from zoft.bench.tuning import plan, used
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
+
 from tests.bench.suites import suite
-from zoft.bench.runner import run_suite
+from zoft.bench import runner
 from zoft.bench.store import Store
 
+
+def die(run):
+    os.kill(os.getpid(), 9)
+
+
 if __name__ == "__main__":
-    run_suite(suite(budget_forwards=2000), Store(Path(sys.argv[1])), ("mezo", "fo_sgd"), jobs=1)
+    runner.attempt = {attempt}
+    runner.run_suite(suite(budget_forwards=2000), Store(Path(sys.argv[1])), ("mezo", "fo_sgd"), jobs=1)
 """
+
+
+def start(script: Path, folder: Path, attempt: str) -> subprocess.Popen[str]:
+    """Run the suite in a process of its own, whose worker calls ``attempt`` for each run."""
+    script.write_text(SCRIPT.format(attempt=attempt))
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(folder)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_a_finished_suite_has_nothing_left_to_run(
@@ -81,23 +97,19 @@ def test_half_a_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_a_benchmark_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-        (tmp_path / "script.py").write_text(SCRIPT)
-        command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(killed)
+    script, killed, whole = tmp_path / "script.py", tmp_path / "killed", tmp_path / "whole"
+    process = start(script, killed, "runner.attempt")
     while len(before := list(killed.glob("runs/*.json"))) < 4:
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     stamps = {path: path.stat().st_mtime_ns for path in before}
-    assert start(killed).wait(timeout=500) == 0
+    for folder in (killed, whole):
+        process = start(script, folder, "runner.attempt")
+        message = process.communicate(timeout=500)[1]
+        assert process.returncode == 0, message
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "none was made again"
-    assert start(whole).wait(timeout=500) == 0
 
     def scores(folder: Path) -> dict[str, Any]:
         return {path.name: json.loads(path.read_text())["scores"] for path in folder.glob("runs/*.json")}
@@ -107,13 +119,6 @@ def test_a_benchmark_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_pa
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_named_and_not_waited_for(tmp_path: Path) -> None:
-    script = SCRIPT.replace(
-        "from zoft.bench.runner import run_suite",
-        "from zoft.bench.runner import run_suite\nimport zoft.bench.runner as r, os\n",
-    ).replace("    run_suite(", "    r.attempt = die\n    run_suite(")
-    script = script.replace("if __name__", "def die(run):\n    os.kill(os.getpid(), 9)\n\nif __name__")
-    (tmp_path / "script.py").write_text(script)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "BenchmarkError: a worker process was killed" in done.stderr
+    process = start(tmp_path / "script.py", tmp_path, "die")
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == 1 and "BenchmarkError: a worker process was killed" in message

@@ -32,7 +32,8 @@ def execute(run: Run) -> dict[str, Any]:
     device = torch.device(run.device)
     problem = make_task(run.task, run.problem).build(run.seed, device)
     trained = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
-    memory, curve = MemoryMeter(device), Curve(run, problem)
+    curve = Curve(run, problem)  # the first evaluation brings in weights that were only mapped from their file
+    memory = MemoryMeter(device)
     objective = Objective(problem, run.seed, run.budget_forwards, curve.after_step)
     status, message = "done", ""
     try:

@@ -12,8 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from zoft.bench.problems.protocol import Scores
 
-EVALUATION_ROWS = 64  # in one forward
-
 
 @dataclass(frozen=True)
 class Split:
@@ -86,7 +84,8 @@ class Classification:
     def scores(self, split: str) -> Scores:
         """See :class:`zoft.bench.problems.Problem`."""
         chosen = self._splits[split]
-        rows = torch.split(torch.arange(len(chosen.labels)), EVALUATION_ROWS)
+        # No larger than in training, whose peak of memory is measured.
+        rows = torch.split(torch.arange(len(chosen.labels)), self.batch_size)
         scores = torch.cat([self._logits(chosen.inputs(part)).float().cpu() for part in rows])
         correct = scores.argmax(1) == chosen.labels
         return Scores(float(cross_entropy(scores, chosen.labels)), float(correct.float().mean()))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from zoft.bench.problems.checks import check_batch_size, check_share
-from zoft.bench.problems.classification import EVALUATION_ROWS, Classification, Split, flip_labels
+from zoft.bench.problems.classification import Classification, Split, flip_labels
 from zoft.bench.problems.reviews import load_reviews
 from zoft.bench.problems.trained import select_trained
 from zoft.tasks.assets import is_packaged, resolve_model
@@ -121,7 +121,7 @@ def _features(options: Encoder, folder: str) -> Tensor:
     tokens, labels = _encode(options, folder)["train"]
     model = Pooled(AutoModel.from_pretrained(folder), nn.Identity()).eval()
     batches = _Batches(tokens, torch.device("cpu"))
-    return torch.cat([model(batches(rows)) for rows in torch.split(torch.arange(len(labels)), EVALUATION_ROWS)])
+    return torch.cat([model(batches(rows)) for rows in torch.split(torch.arange(len(labels)), options.batch_size)])
 
 
 @torch.no_grad()
