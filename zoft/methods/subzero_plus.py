@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from zoft.directions import LowRankDirections, OrthonormalFactors, product
+from zoft import noise
+from zoft.directions import LowRankDirections, OrthonormalFactors
 from zoft.errors import ConfigError
 from zoft.estimators import OneSided
 from zoft.method import Method, check_count, dense_directions, with_defaults
@@ -88,7 +89,7 @@ class SubspaceAdam:
         self._began[parameter] = self._subspaces.began(step), count + 1
         u = self._options.elements(total, list(self._moments[parameter]), count + 1)
         left, right = self._subspaces.bases(step, parameter, shape)
-        return product(left, u), right
+        return noise.product(left, u), right
 
     def state_size(self, shape: torch.Size) -> int:
         """Adam's two moments in the subspace."""
