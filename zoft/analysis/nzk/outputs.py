@@ -60,13 +60,11 @@ class Outputs:
 
     def draw(self, terms: Sequence[tuple[int, int]]) -> Weights:
         """Return the directions of the given (step, query) pairs, stacked: ``[m, *shape]`` for each parameter."""
-        drawn = {}
-        for t in self.trainables:
-            base = t.parameter.detach().contiguous()
-            stack = torch.empty((len(terms), *base.shape), dtype=base.dtype, device=base.device)
-            for out, (step, query) in zip(stack, terms, strict=True):
-                self.directions.combine([Span(out, base, t.number)], [Term(step, query, 1.0)], decay=0.0)
-            drawn[t.name] = stack
+        bases = {t.name: t.parameter.detach().contiguous() for t in self.trainables}
+        drawn = {name: base.new_empty((len(terms), *base.shape)) for name, base in bases.items()}
+        for row, (step, query) in enumerate(terms):
+            spans = [Span(drawn[t.name][row], bases[t.name], t.number) for t in self.trainables]
+            self.directions.combine(spans, [Term(step, query, 1.0)], decay=0.0)
         return drawn
 
     def at(self, weights: Weights, x: torch.Tensor) -> torch.Tensor:

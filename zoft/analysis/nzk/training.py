@@ -54,7 +54,7 @@ def train(
 
     Raises:
         ConfigError: If the rule is unknown or ``record_at`` is empty or negative.
-        NonFiniteLossError: If training diverges.
+        NonFiniteLossError: If the loss overflows.
     """
     rule_named(rule)
     if not record_at or min(record_at) < 0:

@@ -74,7 +74,7 @@ class Experiment:
         """Run everything; bars go to stderr.
 
         Raises:
-            NonFiniteLossError: If training diverges, which theory excludes only on average.
+            NonFiniteLossError: If a loss overflows, which theory excludes only on average.
         """
         kernels = [self.check_kernel(kind, distribution) for distribution in MOMENTS for kind in KINDS]
         subjects = {self.model: self.start}

@@ -9,7 +9,7 @@ from zoft.errors import ConfigError
 
 __all__ = ["CHUNK", "Acceleration", "Curve", "Drift", "KernelCheck", "Result", "Settings"]
 
-CHUNK = 64  # directions evaluated at once
+CHUNK = 256  # directions evaluated at once
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Settings:
     Attributes:
         iterations: Steps of training, >= 1.
         num_runs: Seeds over which training is averaged, >= 1.
-        num_draws: Draws for the kernel checks, >= 64.
+        num_draws: Draws for the kernel checks, >= 256.
         rules: Names in :data:`zoft.analysis.nzk.RULES`; ``mezo`` and ``nzk_shared`` among them.
         seed: The first run's; it also decides the initial weights.
 
