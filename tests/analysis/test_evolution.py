@@ -97,7 +97,7 @@ def test_one_run_of_the_optimizer_follows_the_closed_form_to_three_percent(probl
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_the_mean_loss_over_seeds_is_the_closed_form(rule: str, problem: Problem) -> None:
-    """At a step where noise matters: a third of the fall of the loss is lost to it. To four standard errors, and 10%."""
+    """At a step where noise matters: it costs a third of the fall. To four standard errors, and 10%."""
     lr = problem.limit("mezo" if rule == "per_example" else rule) / 3
     losses = problem.losses(rule, lr, seeds=10)
     expected = problem.expected(rule, lr)[list(STEPS)]
