@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from zoft.analysis.nzk import (
     KINDS,
@@ -128,7 +129,13 @@ class Experiment:
         limited = {"equal": "nzk_shared", "tuned": "mezo" if rule == "per_example" else rule}[step_size]
         lr = EQUAL_FRACTION * stability_limit(self.gram, rule=limited, dimension=self.dimension)
         if step_size == "tuned":
-            lr = tuned_lr(lambda rate: float(losses(rate)[-1]), 8.0 * lr)
+            with tqdm(desc=f"tuning {rule}", unit=" lr", disable=None, leave=False) as bar:
+
+                def last(rate: float) -> float:
+                    bar.update()
+                    return float(losses(rate)[-1])
+
+                lr = tuned_lr(last, 8.0 * lr)
         return lr, losses(lr)
 
     def curve(self, rule: str, step_size: str, trained: str = "", subject: nn.Module | None = None) -> Curve:
