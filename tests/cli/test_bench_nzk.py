@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zoft.cli.bench import main
@@ -84,3 +85,15 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "nzk" in capsys.readouterr().out
+
+
+def test_the_ratio_of_steps_is_read_between_points_and_where_both_curves_are() -> None:
+    from zoft.bench.nzk.experiment import iterations_ratio
+
+    steps = range(0, 1001, 50)
+    fast, slow = (np.exp(-rate * np.arange(0, 1001, 50)) for rate in (0.01, 0.0025))
+    assert iterations_ratio(steps, fast, steps, slow) == pytest.approx(4.0)
+    assert iterations_ratio(steps, slow, steps, fast) == pytest.approx(0.25)
+    # At and below the floor, differences are rounding: what counts is when a millionth of the start was reached.
+    done = np.where(fast < 1e-3, -1e-17, fast)
+    assert iterations_ratio(steps, done, steps, done) == pytest.approx(1.0)

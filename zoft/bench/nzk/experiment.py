@@ -196,13 +196,17 @@ class Experiment:
 def iterations_ratio(fast_steps: Sequence[int], fast: Array, slow_steps: Sequence[int], slow: Array) -> float:
     """Return how many times as many steps ``slow`` takes to the lowest level that both curves reach.
 
+    Losses below a millionth of the first one are taken for that: rounding is not far below.
+
     Args:
         fast_steps: Steps at which ``fast`` was read, from 0.
         fast: Loss above the floor.
         slow_steps: Likewise of ``slow``.
         slow: Likewise.
     """
-    level = max(float(np.min(fast)), float(np.min(slow)))
+    least = 1e-6 * float(max(fast[0], slow[0]))
+    fast, slow = np.maximum(fast, least), np.maximum(slow, least)
+    level = max(float(fast.min()), float(slow.min()))
     return _reached(slow_steps, slow, level) / _reached(fast_steps, fast, level)
 
 
