@@ -138,6 +138,13 @@ def test_the_expected_loss_is_more_than_that_of_the_expected_residuals_by_the_no
     assert np.all(with_noise[1:] > without_noise[1:])
 
 
+def test_with_rademacher_vectors_the_mean_loss_stays_below_the_gaussian_closed_form(problem: Problem) -> None:
+    lr = problem.limit("mezo") / 2
+    losses = problem.losses("mezo", lr, 10, "rademacher")
+    errors = losses.std(0, ddof=1) / np.sqrt(10)
+    assert np.all(losses.mean(0) <= problem.expected("mezo", lr)[list(STEPS)] + 2 * errors)
+
+
 def test_rule_mezo_is_the_optimizer_bit_for_bit(problem: Problem) -> None:
     ours, theirs = copy.deepcopy(problem.model), copy.deepcopy(problem.model)
     list(train(ours, problem.x, problem.y, rule="mezo", lr=1e-3, record_at=[7], seed=3))

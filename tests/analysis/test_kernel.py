@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -198,6 +201,14 @@ def test_a_model_without_one_output_a_row_is_refused() -> None:
         empirical_kernel(nn.Linear(3, 2), torch.zeros(5, 3), kind="shared", num_draws=1)
     with pytest.raises(ConfigError, match="num_draws must be an integer >= 1, got 0"):
         empirical_kernel(nn.Linear(3, 1), torch.zeros(5, 3), kind="shared", num_draws=0)
+
+
+def test_the_documentations_example_runs_and_its_two_kernels_are_of_one_size() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "nzk.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    scope = {"model": linear(4), "x": batch(5, 4)[0], "d": 5}
+    exec(code, scope)
+    assert np.trace(scope["measured"]) == pytest.approx(np.trace(scope["theory"]), rel=0.2)  # type: ignore[call-overload]
 
 
 def test_inner_products_are_over_all_parameters() -> None:

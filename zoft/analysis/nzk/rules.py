@@ -18,7 +18,7 @@ class Rule:
 
         E[u] = mean h,    E[u u^T] = square h h^T + trace |h|^2 I,
 
-    except that ``per_example`` adds noise example by example (:mod:`zoft.analysis.nzk.evolution`).
+    for ``per_example`` of each example's own term and gradient, whose noise then adds up.
 
     Attributes:
         name: Its name in :data:`RULES`.
