@@ -105,7 +105,12 @@ def _kernels(results: Sequence[Result]) -> Figure:
             )
         axes.axhline(TARGET, color="grey", linewidth=1, linestyle=":", label=f"{TARGET:.0%}")
         axes.set(title=_title(result), xlabel="draws of z", ylabel="relative error")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2 * min(len(panels), 2),
+        fontsize="small",
+    )
     figure.suptitle("Averaged kernels against their closed forms")
     return figure
 
@@ -140,8 +145,9 @@ def _drift(results: Sequence[Result]) -> Figure:
                 axes.plot(drift["steps"], drift["change"], "-o", label=drift["trained"], markersize=4)
         axes.set(title=dataset, xlabel="iteration", ylabel="relative change")
         axes.set_xscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=-0.02)
         axes.legend(fontsize="small")
-    figure.suptitle("Change of the kernel (shared z) while MeZO trains, tuned learning rate")
+    figure.suptitle("Change of the kernel as MeZO trains")
     return figure
 
 

@@ -63,6 +63,9 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.start = MODELS[model](self.x.shape[1]).double()
+        self.subjects: dict[str, nn.Module] = {model: self.start}
+        if model != "linear":
+            self.subjects[f"linearised {model}"] = Linearised(self.start)
         self.dimension = sum(p.numel() for p in self.start.parameters())
         self.gram = tangent_kernel(self.start, self.x)
         with torch.no_grad():
@@ -77,24 +80,21 @@ class Experiment:
         Raises:
             NonFiniteLossError: If a loss overflows, which theory excludes only on average.
         """
+        linearised = [name for name in self.subjects if name != self.model]
         kernels = [self.check_kernel(kind, distribution) for distribution in MOMENTS for kind in KINDS]
-        subjects = {self.model: self.start}
-        curves = [self.curve(rule, size) for size in ("equal", "tuned") for rule in self.settings.rules]
+        curves = [self.curve(rule, size, self.model) for size in ("equal", "tuned") for rule in self.settings.rules]
         accelerations = self.accelerations(curves)
-        if self.model != "linear":
-            subjects[f"linearised {self.model}"] = Linearised(self.start)
-            curves += [self.curve("mezo", "tuned", name, subject) for name, subject in [*subjects.items()][1:]]
-        drifts = [self.drift(name, subject) for name, subject in subjects.items()]
+        curves += [self.curve("mezo", "tuned", name) for name in linearised]
         return Result(
-            self.dataset,
-            self.model,
-            len(self.x),
-            self.dimension,
-            self.floor,
-            kernels,
-            curves,
-            accelerations,
-            drifts,
+            dataset=self.dataset,
+            model=self.model,
+            num_examples=len(self.x),
+            dimension=self.dimension,
+            floor=self.floor,
+            kernels=kernels,
+            curves=curves,
+            accelerations=accelerations,
+            drifts=[self.drift(name) for name in self.subjects],
         )
 
     def check_kernel(self, kind: str, distribution: str) -> KernelCheck:
@@ -138,14 +138,14 @@ class Experiment:
                 lr = tuned_lr(last, 8.0 * lr)
         return lr, losses(lr)
 
-    def curve(self, rule: str, step_size: str, trained: str = "", subject: nn.Module | None = None) -> Curve:
-        """Train, and set beside it what theory says; without a subject, the model itself."""
+    def curve(self, rule: str, step_size: str, trained: str) -> Curve:
+        """Train the model or its linearisation, and set beside it what theory says."""
         lr, expected = self.theory(rule, step_size)
         runs = [
             [
                 loss
                 for _, loss in train(
-                    copy.deepcopy(subject or self.start),
+                    copy.deepcopy(self.subjects[trained]),
                     self.x,
                     self.y,
                     rule=rule,
@@ -159,8 +159,7 @@ class Experiment:
         ]
         measured, shown = np.mean(runs, axis=0), expected[self.steps]
         deviation = float(np.abs(measured / shown - 1.0).mean())
-        name = trained or self.model
-        return Curve(rule, name, step_size, lr, self.steps, measured.tolist(), shown.tolist(), deviation)
+        return Curve(rule, trained, step_size, lr, self.steps, measured.tolist(), shown.tolist(), deviation)
 
     def accelerations(self, curves: Sequence[Curve]) -> list[Acceleration]:
         """Compare the pairs of rules that were trained."""
@@ -177,10 +176,10 @@ class Experiment:
                     found.append(Acceleration(fast, slow, size, *ratios))
         return found
 
-    def drift(self, trained: str, subject: nn.Module) -> Drift:
+    def drift(self, trained: str) -> Drift:
         """Follow the kernel through a run of MeZO at its tuned step size."""
-        model = copy.deepcopy(subject)
-        steps = [0, *self.steps[1::6], self.steps[-1]]
+        model = copy.deepcopy(self.subjects[trained])
+        steps = sorted({0, *self.steps[1::6], self.steps[-1]})
         lr, _ = self.theory("mezo", "tuned")
         config = ZOConfig(seed=self.settings.seed)
         kernels = [
@@ -190,7 +189,7 @@ class Experiment:
             )
         ]
         first = np.linalg.norm(kernels[0])
-        return Drift(trained, sorted({*steps}), [float(np.linalg.norm(k - kernels[0]) / first) for k in kernels])
+        return Drift(trained, steps, [float(np.linalg.norm(k - kernels[0]) / first) for k in kernels])
 
 
 def iterations_ratio(fast_steps: Sequence[int], fast: Array, slow_steps: Sequence[int], slow: Array) -> float:
