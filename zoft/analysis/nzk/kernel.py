@@ -1,7 +1,7 @@
 """Kernels of any model, measured without ever holding a Jacobian.
 
-The memory beyond the model's is one evaluation's and ``chunk_size`` directions (two times that for ``independent``),
-whatever the number of examples.
+The memory beyond the model's is ``chunk_size`` directions (twice that for ``independent``), whatever the number of
+examples, and as many evaluations at once.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def empirical_kernel(
             if kind == "step":
                 total += slopes.T @ slopes
             elif kind == "shared":
-                squares = sum(stack.flatten(1).double().square().sum(1) for stack in z.values())
-                total += slopes.T @ (squares[:, None] * slopes)  # type: ignore[index]  # never empty
+                squares = torch.stack([part.flatten(1).double().square().sum(1) for part in z.values()]).sum(0)
+                total += slopes.T @ (squares.cpu()[:, None] * slopes)
             else:
                 zeta = outputs.draw([(step, 1) for step in steps])
                 total += _slopes(outputs, zeta, x, zo_eps).T @ inner(zeta, z) @ slopes / len(steps)

@@ -23,10 +23,8 @@ Weights = dict[str, torch.Tensor]
 
 
 def inner(a: Weights, b: Weights) -> torch.Tensor:
-    """Return the inner products ``[m_a, m_b]`` of two stacks of directions, in float64."""
-    return sum(  # type: ignore[return-value]  # never empty
-        a[name].flatten(1).double() @ b[name].flatten(1).double().T for name in a
-    )
+    """Return the inner products ``[m_a, m_b]`` of two stacks of directions, in float64 on the CPU."""
+    return torch.stack([a[name].flatten(1).double() @ b[name].flatten(1).double().T for name in a]).sum(0).cpu()
 
 
 @dataclass(frozen=True)

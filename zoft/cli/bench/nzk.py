@@ -136,3 +136,7 @@ def _environment() -> dict[str, str | int]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+if __name__ == "__main__":
+    main()
