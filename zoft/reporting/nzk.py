@@ -78,17 +78,17 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
     files = []
     for name, figure in figures.items():
         files.append(folder / f"{name}.png")
-        figure.savefig(files[-1], dpi=100)
+        figure.savefig(files[-1], dpi=100, pil_kwargs={"optimize": True})
     return files
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    columns = min(count, 2)
+    columns = min(count, 3)
     rows = -(-count // columns)
-    figure = Figure(figsize=(1.0 + 4.4 * columns, 0.8 + 3.0 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    figure = Figure(figsize=(1.0 + 3.8 * columns, 0.8 + 3.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten().tolist()
     for unused in axes[count:]:
         unused.set_axis_off()
     return figure, axes[:count]
@@ -108,7 +108,7 @@ def _kernels(results: Sequence[Result]) -> Figure:
     figure.legend(
         *panels[0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=2 * min(len(panels), 2),
+        ncols=2 * min(len(panels), 3),
         fontsize="small",
     )
     figure.suptitle("Averaged kernels against their closed forms")
