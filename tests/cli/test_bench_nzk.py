@@ -97,3 +97,16 @@ def test_the_ratio_of_steps_is_read_between_points_and_where_both_curves_are() -
     # At and below the floor, differences are rounding: what counts is when a millionth of the start was reached.
     done = np.where(fast < 1e-3, -1e-17, fast)
     assert iterations_ratio(steps, done, steps, done) == pytest.approx(1.0)
+
+
+def test_a_network_is_tuned_by_training_and_a_run_that_diverges_loses() -> None:
+    """Whichever way it diverges: a loss that grows, or one that leaves float64."""
+    from zoft.bench.nzk.experiment import Experiment
+    from zoft.bench.nzk.results import Settings
+    from zoft.tasks.images import load_binary_images
+
+    settings = Settings(iterations=100, num_runs=1, num_draws=256, rules=("mezo", "nzk_shared"), seed=0)
+    experiment = Experiment("synthetic", load_binary_images("synthetic", num_examples=16), "mlp", settings)
+    lr, _ = experiment.theory("mezo", "tuned")
+    final = [experiment._final_loss("mezo", factor * lr) for factor in (0.5, 1.0, 2.0, 1e4, 1e20)]
+    assert final[1] < min(final[0], final[2]) and final[3:] == [math.inf, math.inf]

@@ -123,18 +123,22 @@ def stability_limit(gram: Array, *, rule: str, dimension: int) -> float:
     return low * len(gram)
 
 
-def tuned_lr(final_loss: Callable[[float], float], start: float) -> float:
-    """Return the learning rate with the lowest final loss on the grid ``start 2^(k/2)``, k any integer.
+def tuned_lr(final_loss: Callable[[float], float], start: float, factor: float = math.sqrt(2.0)) -> float:
+    """Return the learning rate with the lowest final loss on the grid ``start factor^k``, k any integer.
 
     The search goes downhill from ``start``, so it takes the loss to have one minimum in the learning rate.
 
     Args:
         final_loss: The final loss at a learning rate; infinite where training diverges.
         start: Where to begin, > 0.
+        factor: Ratio of neighbours, > 1.
     """
     best, best_loss = start, final_loss(start)
-    for factor in (math.sqrt(0.5), math.sqrt(2.0)):
-        while (loss := final_loss(best * factor)) < best_loss or (math.isinf(best_loss) and factor < 1.0):
+    lower = start
+    while (loss := final_loss(lower := lower / factor)) < best_loss or math.isinf(best_loss):
+        best, best_loss = lower, loss
+    if best == start:
+        while (loss := final_loss(best * factor)) < best_loss:
             best, best_loss = best * factor, loss
     return best
 

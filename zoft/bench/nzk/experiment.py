@@ -1,13 +1,15 @@
 """Runs the experiments on one data set and model.
 
 Two step sizes are compared. *Equal*: every rule takes 1/16 of the largest stable step of ``nzk_shared``. *Tuned*: each
-takes the step from which theory expects the lowest loss at the end, all on one grid.
+takes the step with the lowest loss at the end, by theory for linear models (a grid of factors of the square root of 2),
+by training for networks (factors of 2), which learn at steps other than those of their linearisation.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -30,6 +32,7 @@ from zoft.analysis.nzk import (
 )
 from zoft.analysis.nzk.moments import Array
 from zoft.bench.nzk.results import CHUNK, Acceleration, Curve, Drift, KernelCheck, Result, Settings
+from zoft.errors import NonFiniteLossError
 from zoft.tasks.images import BinaryImages
 from zoft.types import ZOConfig
 
@@ -64,12 +67,14 @@ class Experiment:
             torch.manual_seed(settings.seed)
             self.start = MODELS[model](self.x.shape[1]).double()
         self.subjects: dict[str, nn.Module] = {model: self.start}
-        if model != "linear":
+        self.is_linear = model == "linear"
+        if not self.is_linear:
             self.subjects[f"linearised {model}"] = Linearised(self.start)
         self.dimension = sum(p.numel() for p in self.start.parameters())
         self.gram = tangent_kernel(self.start, self.x)
         with torch.no_grad():
             self.residuals: Array = (self.start(self.x).reshape(-1) - self.y).numpy()
+        self.first_loss = float((self.residuals**2).mean() / 2.0)
         self.floor = loss_floor(self.gram, self.residuals)
         self.steps = sorted({0, *np.geomspace(1, settings.iterations, POINTS).astype(int).tolist()})
         self.theory = cache(self._theory)
@@ -114,50 +119,51 @@ class Experiment:
 
     def _theory(self, rule: str, step_size: str) -> tuple[float, Array]:
         """Return a rule's learning rate and its expected losses after every step."""
-
-        def losses(lr: float) -> Array:
-            return expected_losses(
-                self.gram,
-                self.residuals,
-                rule=rule,
-                dimension=self.dimension,
-                lr=lr,
-                num_steps=self.settings.iterations,
-            )
-
         # One z for each example has no limit in closed form; MeZO's is where to begin looking.
         limited = {"equal": "nzk_shared", "tuned": "mezo" if rule == "per_example" else rule}[step_size]
-        lr = EQUAL_FRACTION * stability_limit(self.gram, rule=limited, dimension=self.dimension)
-        if step_size == "tuned":
-            with tqdm(desc=f"tuning {rule}", unit=" lr", disable=None, leave=False) as bar:
+        limit = stability_limit(self.gram, rule=limited, dimension=self.dimension)
+        if step_size == "equal":
+            lr = EQUAL_FRACTION * limit
+        elif self.is_linear:
+            lr = self._tuned(rule, limit / 2.0, math.sqrt(2.0), lambda rate: float(self._expected(rule, rate)[-1]))
+        else:
+            lr = self._tuned(rule, limit / 8.0, 2.0, lambda rate: self._final_loss(rule, rate))
+        return lr, self._expected(rule, lr)
 
-                def last(rate: float) -> float:
-                    bar.update()
-                    return float(losses(rate)[-1])
+    def _expected(self, rule: str, lr: float) -> Array:
+        steps = self.settings.iterations
+        return expected_losses(self.gram, self.residuals, rule=rule, dimension=self.dimension, lr=lr, num_steps=steps)
 
-                lr = tuned_lr(last, 8.0 * lr)
-        return lr, losses(lr)
+    def _tuned(self, rule: str, start: float, factor: float, final_loss: Callable[[float], float]) -> float:
+        with tqdm(desc=f"tuning {rule}", unit=" lr", disable=None, leave=False) as bar:
+
+            def counted(lr: float) -> float:
+                bar.update()
+                return final_loss(lr)
+
+            return tuned_lr(counted, start, factor)
+
+    def _final_loss(self, rule: str, lr: float) -> float:
+        """Train once, with a seed that is not among those measured; infinite if the loss grows tenfold."""
+        loss = math.inf
+        try:
+            for _, loss in self._train(rule, lr, self.model, self.settings.seed + self.settings.num_runs):
+                if loss > 10.0 * self.first_loss:
+                    return math.inf
+        except NonFiniteLossError:
+            return math.inf
+        return loss
+
+    def _train(self, rule: str, lr: float, trained: str, seed: int) -> Iterator[tuple[int, float]]:
+        model = copy.deepcopy(self.subjects[trained])
+        return train(model, self.x, self.y, rule=rule, lr=lr, record_at=self.steps, seed=seed, progress=True)
 
     def curve(self, rule: str, step_size: str, trained: str) -> Curve:
         """Train the model or its linearisation, and set beside it what theory says."""
         lr, expected = self.theory(rule, step_size)
-        runs = [
-            [
-                loss
-                for _, loss in train(
-                    copy.deepcopy(self.subjects[trained]),
-                    self.x,
-                    self.y,
-                    rule=rule,
-                    lr=lr,
-                    record_at=self.steps,
-                    seed=self.settings.seed + run,
-                    progress=True,
-                )
-            ]
-            for run in range(self.settings.num_runs)
-        ]
-        measured, shown = np.mean(runs, axis=0), expected[self.steps]
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.num_runs)
+        measured = np.mean([[loss for _, loss in self._train(rule, lr, trained, seed)] for seed in seeds], axis=0)
+        shown = expected[self.steps]
         deviation = float(np.abs(measured / shown - 1.0).mean())
         return Curve(rule, trained, step_size, lr, self.steps, measured.tolist(), shown.tolist(), deviation)
 
