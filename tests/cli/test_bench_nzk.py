@@ -97,6 +97,7 @@ def test_the_ratio_of_steps_is_read_between_points_and_where_both_curves_are() -
     # At and below the floor, differences are rounding: what counts is when a millionth of the start was reached.
     done = np.where(fast < 1e-3, -1e-17, fast)
     assert iterations_ratio(steps, done, steps, done) == pytest.approx(1.0)
+    assert iterations_ratio(steps, fast, steps, 1.0 + np.arange(21)) is None  # it never fell
 
 
 def test_a_network_is_tuned_by_training_and_a_run_that_diverges_loses() -> None:

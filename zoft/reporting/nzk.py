@@ -49,8 +49,8 @@ def table(results: Sequence[Result]) -> str:
                 ),
                 f"  {'acceleration':43} {'measured':>10} {'theory':>10}",
                 *(
-                    f"  {a['fast'] + ' over ' + a['slow'] + ', ' + a['step_size'] + ' lr':43} {a['measured']:9.3g}x "
-                    f"{a['expected']:9.3g}x"
+                    f"  {' '.join((a['fast'], 'over', a['slow'] + ',', a['step_size'], 'lr')):43} "
+                    f"{_times(a['measured']):>10} {_times(a['expected']):>10}"
                     for a in result["accelerations"]
                 ),
             ]
@@ -153,6 +153,10 @@ def _drift(results: Sequence[Result]) -> Figure:
 
 def _title(result: Result) -> str:
     return f"{result['dataset']}, {result['model']} (d = {result['dimension']})"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.3g}x"
 
 
 def _curve_name(curve: Mapping[str, Any], result: Result) -> str:

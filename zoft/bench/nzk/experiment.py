@@ -198,8 +198,10 @@ class Experiment:
         return Drift(trained, steps, [float(np.linalg.norm(k - kernels[0]) / first) for k in kernels])
 
 
-def iterations_ratio(fast_steps: Sequence[int], fast: Array, slow_steps: Sequence[int], slow: Array) -> float:
+def iterations_ratio(fast_steps: Sequence[int], fast: Array, slow_steps: Sequence[int], slow: Array) -> float | None:
     """Return how many times as many steps ``slow`` takes to the lowest level that both curves reach.
+
+    None if one of them never comes below where the other starts.
 
     Losses below a millionth of the first one are taken for that: rounding is not far below.
 
@@ -212,7 +214,8 @@ def iterations_ratio(fast_steps: Sequence[int], fast: Array, slow_steps: Sequenc
     least = 1e-6 * float(max(fast[0], slow[0]))
     fast, slow = np.maximum(fast, least), np.maximum(slow, least)
     level = max(float(fast.min()), float(slow.min()))
-    return _reached(slow_steps, slow, level) / _reached(fast_steps, fast, level)
+    taken = _reached(fast_steps, fast, level)
+    return _reached(slow_steps, slow, level) / taken if taken else None
 
 
 def _reached(steps: Sequence[int], losses: Array, level: float) -> float:

@@ -97,15 +97,15 @@ class Acceleration:
         fast: A rule.
         slow: Another.
         step_size: ``"equal"`` or ``"tuned"``.
-        expected: By the closed forms.
-        measured: In training.
+        expected: By the closed forms; None if there is no such loss but the first.
+        measured: In training; likewise.
     """
 
     fast: str
     slow: str
     step_size: str
-    expected: float
-    measured: float
+    expected: float | None
+    measured: float | None
 
 
 @dataclass(frozen=True)
