@@ -226,6 +226,17 @@ def test_one_vector_for_the_batch_has_no_noise_left_at_the_floor_and_one_for_eac
     assert per_example > 1.03 * floor
 
 
+def test_rounding_does_not_grow_in_the_recursion_for_vectors_of_each_example() -> None:
+    """On a kernel whose largest eigenvalue is most of its trace, where it once did."""
+    problem = Problem(linear(6))
+    gram = problem.gram + 200.0
+    for lr in (0.2, 0.4, 0.8):
+        losses = expected_losses(
+            gram, problem.residuals, rule="per_example", dimension=7, lr=lr * 32 / np.trace(gram), num_steps=6000
+        )
+        assert np.all(losses >= loss_floor(gram, problem.residuals))
+
+
 # --- step sizes -----------------------------------------------------------------------------------------
 
 

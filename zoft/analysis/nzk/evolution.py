@@ -87,6 +87,7 @@ def _per_example_totals(totals: Array, gram: Array, residuals: Array, a: float) 
         product = gram @ moments
         noise = (product + gram * diagonal) @ gram + (diagonal @ gram.diagonal()) * gram
         moments = moments - a * (product + product.T) + a**2 * noise
+        moments = (moments + moments.T) / 2.0  # what rounding adds to the rest would grow
 
 
 def loss_floor(gram: Array, residuals: Array) -> float:
