@@ -20,7 +20,7 @@ def test_a_run_writes_results_and_figures_and_prints_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rules = ["--rules", "mezo", "per_example", "nzk_independent", "nzk_shared"]
-    main(["nzk", *TINY, *rules, "--output_dir", str(tmp_path)])
+    main(["nzk", *TINY, *rules, "--model", "all", "--output_dir", str(tmp_path)])
     figures = {"kernels.png", "drift.png", "training_synthetic_linear.png", "training_synthetic_mlp.png"}
     assert {path.name for path in tmp_path.iterdir()} == {*figures, "results.json"}
     for name in figures:

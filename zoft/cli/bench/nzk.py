@@ -33,7 +33,10 @@ class NzkArguments:
             "packaged ones those that are in place; 'all'."
         },
     )
-    model: str = field(default=ALL, metadata={"help": "linear, mlp (one hidden layer of 32), or all."})
+    model: str = field(
+        default="linear",
+        metadata={"help": "linear, mlp (one hidden layer of 32; some ten minutes a data set), or all."},
+    )
     iterations: int = field(default=16_000, metadata={"help": "Steps of training."})
     num_examples: int = field(default=128, metadata={"help": "Examples, half of each class; all are one batch."})
     classes: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "The two labels of a data set."})
