@@ -84,7 +84,7 @@ class ZOEngine:
         values: list[float] = []
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
-        with _evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
@@ -217,7 +217,8 @@ class ZOEngine:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold every module in evaluation mode, then put back those that were training."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:

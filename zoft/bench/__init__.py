@@ -1,0 +1,1 @@
+"""The benchmark: zeroth-, first- and second-order methods on equal terms (``docs/benchmark.md``)."""
