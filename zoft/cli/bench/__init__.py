@@ -11,6 +11,7 @@ from zoft.errors import ConfigError, did_you_mean
 
 PROG = "zoft-bench"
 COMMANDS: dict[str, str] = {  # name: what it does, for the help; the module of that name here has its main(argv)
+    "methods": "compare methods at equal forwards, tuned by one rule (docs/benchmark.md)",
     "nzk": "the neural zeroth-order kernel: theory against training, with figures (docs/nzk.md)",
 }
 

@@ -1,0 +1,144 @@
+"""A suite expands into all its runs, each of which is named by what defines it, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.suites import PROBLEM, result, suite
+from zoft.bench.optimisers import BASELINES
+from zoft.bench.run import FORMAT
+from zoft.bench.suite import Suite, only
+from zoft.bench.tuning import plan, used
+from zoft.cli.recipe import read_recipe
+from zoft.errors import ConfigError
+from zoft.registry import method_names
+
+RECIPES = sorted(Path("recipes/bench").glob("*.yaml"))
+
+
+def test_a_run_is_named_by_everything_that_defines_it() -> None:
+    run = suite().run("cancer", "mezo", 1e-2, 0, "final")
+    assert run.id == suite().run("cancer", "mezo", 1e-2, 0, "final").id
+    changes: dict[str, Any] = {
+        "problem": "other",
+        "task": {**PROBLEM, "l2": 0.1},
+        "method": "other",
+        "optimiser": "fzoo",
+        "options": {"num_queries": 2},
+        "lr": 2e-2,
+        "lr_factor": 2.0,
+        "seed": 1,
+        "stage": "tuning",
+        "budget_forwards": 41,
+        "evaluations": 3,
+        "device": "cuda",
+    }
+    assert set(changes) == {field.name for field in dataclasses.fields(run)}
+    ids = {dataclasses.replace(run, **{name: value}).id for name, value in changes.items()}
+    assert len(ids | {run.id}) == len(changes) + 1
+
+
+def test_names_are_the_same_on_every_machine() -> None:
+    """Results are found again by them, so they may change only with the format's number."""
+    assert FORMAT == 1
+    assert suite().run("cancer", "mezo", 0.01, 0, "final").id == "2f6cd72ab5fa7a57"
+
+
+def test_all_means_every_registered_method_and_every_baseline() -> None:
+    assert suite(methods=["all"]).method_names == (*method_names(), *BASELINES)
+    assert only(suite(methods=["all"]), ["fzoo"]) == ("fzoo",)
+
+
+def test_the_plan_holds_each_learning_rate_and_seed_once() -> None:
+    """Three rates for each method that takes one; then rates times seeds, and seeds alone for the one without."""
+    made = suite()
+    first = plan(made, {}, made.method_names)
+    tuning = [run for run in first if run.stage == "tuning"]
+    assert [(run.method, run.lr) for run in tuning] == [
+        (method, pytest.approx(lr)) for method in ("mezo", "fo_sgd") for lr in (2.5e-3, 1e-2, 4e-2)
+    ]
+    assert {run.seed for run in tuning} == {made.tuning_seed}
+    assert [(run.method, run.lr, run.seed) for run in first if run.stage == "final"] == [
+        ("so_lbfgs", None, seed) for seed in made.seeds
+    ]
+    results = {run.id: result(run, 0.1 if run.lr == 1e-2 else 0.2) for run in first}
+    halves = plan(made, results, made.method_names)
+    assert [(run.method, run.lr) for run in halves] == [(m, lr) for m in ("mezo", "fo_sgd") for lr in (5e-3, 2e-2)]
+    assert {run.seed for run in halves} == {made.tuning_seed}
+    results |= {run.id: result(run, 0.15) for run in halves}
+    last = plan(made, results, made.method_names)
+    assert [(run.method, run.lr, run.seed) for run in last] == [
+        (method, lr, seed) for method in ("mezo", "fo_sgd") for lr in (1e-2, 5e-3, 2e-2) for seed in made.seeds
+    ]
+    results |= {run.id: result(run, 0.1) for run in last}
+    assert plan(made, results, made.method_names) == []
+    stranger = made.run("cancer", "mezo", 0.5, 7, "final")
+    assert used(made, {**results, stranger.id: result(stranger, 0.1)}, made.method_names) == results
+
+
+def test_a_method_may_appear_with_several_settings() -> None:
+    made = suite(methods=["mezo", "many"], settings={"many": {"method": "mezo", "num_queries": 8, "lr_centre": 1}})
+    run = made.run("cancer", "many", 1.0, 0, "final")
+    assert (run.optimiser, run.options["num_queries"], made.centre("many")) == ("mezo", 8, 1.0)
+
+
+def test_methods_can_be_left_out_of_a_problem() -> None:
+    made = suite(without={"cancer": ["fo_sgd"]})
+    assert {run.method for run in plan(made, {}, made.method_names)} == {"mezo", "so_lbfgs"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_each_recipe_is_valid(path: Path) -> None:
+    made = Suite(**read_recipe(path))
+    made.check()
+    assert made.name == path.stem and len(made.seeds) >= 3
+
+
+def test_there_are_three_tiers() -> None:
+    assert [path.stem for path in RECIPES] == ["full", "medium", "small"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problems": {}}, "problems: expected at least one problem, got none"),
+        ({"problems": ["digits"]}, r"problems: expected a mapping, got \['digits'\]"),
+        ({"problems": {"a": {"dataset": "digits"}}}, "problems: a: expected a mapping with a key 'kind'"),
+        ({"problems": {"a": {"kind": "tabula"}}}, "no kind 'tabula'. Did you mean 'tabular'"),
+        ({"problems": {"a": {"kind": "tabular"}}}, "problems: a: the key 'dataset' is missing"),
+        ({"problems": {"a": {**PROBLEM, "labelnoise": 0.1}}}, "unknown key 'labelnoise'. Did you mean 'label_noise'"),
+        ({"problems": {"a": {**PROBLEM, "label_noise": 1.5}}}, r"label_noise must be in \[0, 1\), got 1.5"),
+        ({"problems": {"a": {**PROBLEM, "batch_size": 0}}}, "batch_size must be an integer >= 1, got 0"),
+        ({"problems": {"a": {**PROBLEM, "hidden": 3}}}, "problems: a: hidden: expected a list of an integer, got 3"),
+        ({"problems": {"a": {**PROBLEM, "l2": "much"}}}, "problems: a: l2: expected a number, got 'much'"),
+        ({"problems": {"a": {**PROBLEM, "dataset": "digit"}}}, "got 'digit'. Did you mean 'digits'"),
+        ({"methods": ["mezo", "fo_adam"]}, "there is no method 'fo_adam'. Did you mean 'fo_adamw'"),
+        ({"settings": {"mezo": {"zo_epsilon": 1}}}, "settings: mezo: unknown key 'zo_epsilon'. Did you mean 'zo_eps'"),
+        ({"settings": {"mezo": {"method_kwargs": {"rank": 1}}}}, "method 'mezo' has no option 'rank'"),
+        ({"settings": {"fo_sgd": {"momentum": True}}}, "settings: fo_sgd: momentum: expected a number, got True"),
+        ({"settings": {"mezo": {"lr_centre": 0}}}, "lr_centre of mezo must be a finite number > 0, got 0"),
+        ({"settings": "mezo"}, "settings: expected a mapping, got 'mezo'"),
+        ({"reference": "mezzo"}, "reference 'mezzo' is not among the methods. Did you mean 'mezo'"),
+        ({"without": {"cancr": ["mezo"]}}, "no problem 'cancr'. Did you mean 'cancer'"),
+        ({"without": {"cancer": ["mzo"]}}, "without: cancer: there is no method 'mzo'. Did you mean 'mezo'"),
+        ({"seeds": [1, 1]}, r"seeds must be different integers, got \[1, 1\]"),
+        ({"tuning_seed": 1}, "tuning_seed 1 must not be among seeds"),
+        ({"budget_forwards": 0}, "budget_forwards must be an integer >= 1, got 0"),
+        ({"lr_points": 4}, "lr_points must be odd and >= 3"),
+        ({"lr_ratio": 1.0}, "lr_ratio must be a number > 1, got 1.0"),
+        ({"lr_max_extensions": -1}, "lr_max_extensions must be >= 0, got -1"),
+        ({"lr_sensitivity": [1.0]}, "lr_sensitivity must hold numbers > 0 other than 1"),
+    ],
+)
+def test_what_a_suite_does_not_know_is_named_with_what_to_do(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        suite(**changes)
+
+
+def test_only_names_methods_of_the_suite() -> None:
+    with pytest.raises(ConfigError, match="only: 'fo_adamw' is not in the suite"):
+        only(suite(), ["fo_adamw"])

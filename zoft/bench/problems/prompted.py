@@ -1,0 +1,98 @@
+"""A language model that is prompted for the sentiment of film reviews, as ``zoft-train`` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from zoft.bench.problems.checks import check_batch_size, check_choice, check_share
+from zoft.bench.problems.classification import Classification, Split, flip_labels
+from zoft.bench.problems.reviews import load_reviews
+from zoft.bench.problems.trained import select_trained
+from zoft.tasks.assets import is_packaged, resolve_model
+from zoft.tasks.encoding import EncodedPrompts, PromptedCollator, PromptEncoder
+from zoft.tasks.prompted import PromptedTask, option_scores
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Options of a prompted problem.
+
+    Attributes:
+        model: A causal language model, as ``zoft-train`` names it.
+        train: ``full``, ``lora`` or a pattern of parameter names.
+        dtype: Of the weights: float32, bfloat16 or float16.
+        template: The prompt around ``{text}``.
+        label_words: What negative and positive are called.
+        dataset: What is trained on.
+        shifted: What the ``shifted`` split is made of.
+        train_rows: Rows to train on.
+        eval_rows: Rows of each of the other splits.
+        label_noise: Share of training labels that are made wrong, in [0, 1).
+        max_length: Tokens after which a review is cut.
+        batch_size: Rows of one step.
+    """
+
+    model: str = "packaged:smollm2-135m-instruct"
+    train: str = "full"
+    dtype: str = "float32"
+    template: str = "Review: {text}\nOverall, the movie was"
+    label_words: tuple[str, ...] = ("boring", "excellent")
+    dataset: str = "packaged:rotten-tomatoes"
+    shifted: str = "packaged:imdb"
+    train_rows: int = 1000
+    eval_rows: int = 200
+    label_noise: float = 0.0
+    max_length: int = 64
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_share("label_noise", self.label_noise)
+        check_batch_size(self.batch_size)
+        check_choice("dtype", self.dtype, DTYPES)
+        PromptedTask(self.template, self.label_words)
+
+    def build(self, seed: int, device: torch.device) -> Classification:
+        """See :class:`zoft.bench.problems.Task`."""
+        folder = str(resolve_model(self.model)) if is_packaged(self.model) else self.model
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.dtype])
+        model = select_trained(loaded, self.train, seed).to(device)
+        encoded, collator = _encode(self, folder)
+        splits = {}
+        for name, prompts in encoded.items():
+            labels = torch.tensor([example["label"] for example in prompts.examples])
+            if name == "train":
+                labels = flip_labels(labels, self.label_noise, len(self.label_words), seed)
+            splits[name] = Split(labels, _Batches(prompts, collator, device))
+        return Classification(
+            model,
+            lambda batch: option_scores(model, batch),
+            splits,
+            classes=len(self.label_words),
+            batch_size=self.batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    prompts: EncodedPrompts
+    collator: PromptedCollator
+    device: torch.device
+
+    def __call__(self, rows: Tensor) -> dict[str, Tensor]:
+        batch = self.collator([self.prompts[row] for row in rows.tolist()])
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+@cache
+def _encode(options: Prompted, folder: str) -> tuple[dict[str, EncodedPrompts], PromptedCollator]:
+    task = PromptedTask(options.template, options.label_words)
+    encoder = PromptEncoder(task, AutoTokenizer.from_pretrained(folder), options.max_length)
+    rows = load_reviews(options.dataset, options.shifted, options.train_rows, options.eval_rows)
+    return {name: encoder.encode(split) for name, split in rows.items()}, encoder.collator()
