@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -79,6 +78,7 @@ def run(options: NzkArguments) -> None:
         AssetError: A packaged data set that was named is missing or altered.
         DataError: A data set cannot be loaded.
     """
+    from zoft.bench.environment import environment
     from zoft.bench.nzk.experiment import MODELS, Experiment
     from zoft.bench.nzk.results import Settings
     from zoft.reporting.nzk import draw, require_matplotlib, table
@@ -92,7 +92,7 @@ def run(options: NzkArguments) -> None:
         )
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"options": asdict(options), "environment": _environment(), "results": []}
+    content: dict[str, Any] = {"options": asdict(options), "environment": environment("cpu"), "results": []}
     for dataset, data in _load(options).items():
         for model in MODELS if options.model == ALL else (options.model,):
             print(f"{dataset}, {model}", file=sys.stderr, flush=True)
@@ -123,22 +123,6 @@ def _load(options: NzkArguments) -> dict[str, BinaryImages]:
                 raise
             print(f"{PROG}: without {name}: {error}", file=sys.stderr, flush=True)
     return loaded
-
-
-def _environment() -> dict[str, str | int]:
-    import numpy
-    import torch
-
-    import zoft
-
-    return {
-        "zoft": zoft.__version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 if __name__ == "__main__":
