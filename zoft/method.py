@@ -10,7 +10,7 @@ from zoft.directions import DenseDirections, Directions
 from zoft.errors import ConfigError, did_you_mean
 from zoft.estimators import Estimator
 from zoft.noise import Distribution, check_distribution, run_key
-from zoft.registry import registration
+from zoft.registry import method_names, registration
 from zoft.types import ZOConfig
 from zoft.updates import Rule, Sgd, Update
 
@@ -38,7 +38,7 @@ def build_method(config: ZOConfig) -> Method:
     """Build the method that the configuration names.
 
     Raises:
-        ConfigError: If the method or one of its options is unknown or out of range.
+        ConfigError: If the method or one of its options is unknown or out of range, or does not go with ``zo_lr``.
     """
     entry = registration(config.method)
     known = [field.name for field in dataclasses.fields(entry.options)]
@@ -50,6 +50,12 @@ def build_method(config: ZOConfig) -> Method:
             )
     method = entry.build(config, entry.options(**config.method_kwargs))
     assert isinstance(method, Method)
+    if config.zo_lr == "auto" and not method.rule.steps_along_gradient:
+        able = [name for name in method_names() if build_method(ZOConfig(name)).rule.steps_along_gradient]
+        raise ConfigError(
+            f"zo_lr='auto' does not go with method {config.method!r}, whose steps are not along the gradient estimate, "
+            f"where the loss could be measured. Give a learning rate, or use one of: {', '.join(able)}."
+        )
     return method
 
 

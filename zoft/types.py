@@ -19,6 +19,7 @@ LossFn = Callable[[], "torch.Tensor"]
 
 PLACEMENTS = ("auto", "stream", "snapshot", "inplace")
 NONFINITE_POLICIES = ("raise", "skip")
+NUM_PROBES = 3  # length of StepRecord.probe where the step size is chosen
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class ZOConfig:
 
     Attributes:
         method: A name in ``zoft.registry.method_names()``.
-        zo_eps: Perturbation scale, > 0. ``None``: the method's published default.
+        zo_lr: ``"auto"``: the step size is measured, learning rates are relative to it (docs/step-size.md).
+            ``None``: learning rates are taken as they are.
+        zo_eps: Perturbation scale, > 0. ``None``: the method's published default; with ``zo_lr="auto"``, measured.
         num_queries: Directions a step, q >= 1. ``None``: the method's default.
         seed: Any integer in ``[0, 2**64)``; it fixes every direction of the run.
         distribution: ``"gaussian"`` or ``"rademacher"``. ``None``: the method's default.
@@ -44,6 +47,7 @@ class ZOConfig:
     """
 
     method: str = "mezo"
+    zo_lr: str | None = None
     zo_eps: float | None = None
     num_queries: int | None = None
     seed: int = 0
@@ -65,6 +69,11 @@ class ZOConfig:
                 raise ConfigError(f"{name} must be a sequence of patterns, got the string {value!r}.")
             object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "method_kwargs", MappingProxyType(dict(self.method_kwargs)))
+        if self.zo_lr not in (None, "auto"):
+            raise ConfigError(
+                f"zo_lr must be 'auto' or None, got {self.zo_lr!r}. A number is the optimizer's learning rate: lr, or "
+                "learning_rate among Hugging Face's arguments."
+            )
         if self.zo_eps is not None and not (_is_number(self.zo_eps) and 0 < self.zo_eps < math.inf):
             raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
         if self.num_queries is not None and not _is_count(self.num_queries):
@@ -137,6 +146,8 @@ class StepRecord:
         scalars: The method's summed scalars.
         lrs: Learning rate of each parameter group.
         skipped: The step was dropped (non-finite loss); the weights did not move.
+        probe: With ``zo_lr="auto"``: zo_eps from the next step on, and the loss's slope and curvature along the last
+            step's direction of unit length an element, zeros where they were not measured. Else empty.
     """
 
     step: int
@@ -144,3 +155,4 @@ class StepRecord:
     scalars: tuple[float, ...]
     lrs: tuple[float, ...]
     skipped: bool = False
+    probe: tuple[float, ...] = ()

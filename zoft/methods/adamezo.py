@@ -58,6 +58,7 @@ class RecomputedAdam:
     """The rule. Its state is the last steps' estimates, as terms."""
 
     num_states = 0
+    steps_along_gradient = False
 
     def __init__(self, options: AdamezoOptions, key: int) -> None:
         self._options, self._key = options, key

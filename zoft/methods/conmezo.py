@@ -52,6 +52,7 @@ class Cone:
     """The rule, and the shape of the directions, which need its momentum."""
 
     num_states = 1
+    steps_along_gradient = False  # z holds the momentum
 
     def __init__(self, options: ConmezoOptions, states: ElementStates, key: int) -> None:
         self._options, self._states, self._key = options, states, key

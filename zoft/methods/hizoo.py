@@ -55,6 +55,7 @@ class HizooRule:
     """Plain descent along the scaled directions, then Sigma's own step."""
 
     num_states = 1
+    steps_along_gradient = True
 
     def __init__(self, dense: DenseDirections, states: ElementStates, alpha: float) -> None:
         self._dense, self._states, self._alpha = dense, states, alpha

@@ -86,7 +86,10 @@ class Elementwise:
 
     Attributes:
         num_states: See :class:`zoft.updates.Rule`.
+        steps_along_gradient: See :class:`zoft.updates.Rule`.
     """
+
+    steps_along_gradient = False
 
     def __init__(self, elements: Elements, num_states: int, key: int) -> None:
         """Make a rule without history.

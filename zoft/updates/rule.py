@@ -30,9 +30,12 @@ class Rule(Protocol):
 
     Attributes:
         num_states: float32 numbers kept for each trained element.
+        steps_along_gradient: Whether a step is ``-lr g`` itself, with a g that repeats no earlier step's noise: the
+            loss along g then says what lr does, which ``zo_lr="auto"`` goes by.
     """
 
     num_states: int
+    steps_along_gradient: bool
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord

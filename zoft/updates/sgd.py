@@ -15,6 +15,7 @@ class Sgd(Stateless):
     """``theta = decay theta - lr g``."""
 
     num_states = 0
+    steps_along_gradient = True
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord
