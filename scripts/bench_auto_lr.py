@@ -202,12 +202,10 @@ CASES = {
         lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, MEZO
     ),
     "imdb-head-fzoo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, FZOO),
-    "tomatoes-layer-fzoo": Case(
-        lambda: reviews("rotten-tomatoes", 48, 2000, 600, False), last_layer(False), 1e-3, 1800, FZOO, 16
+    "tomatoes-lora-fzoo": Case(
+        lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-2, 800, FZOO, 8
     ),
-    "imdb-lora-mezo": Case(
-        lambda: reviews("imdb", 64, 1500, 500, False), last_layer(True), 1e-3, 1200, {**MEZO, "zo_eps": 1e-2}, 16
-    ),
+    "imdb-layer-mezo": Case(lambda: reviews("imdb", 32, 800, 400, False), last_layer(False), 1e-4, 800, MEZO, 8),
 }
 
 

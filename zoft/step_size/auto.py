@@ -28,13 +28,13 @@ OVERHEAD, FRONT = 0.1, 4.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature, and of slopes, which are noisier.
 KEEP, KEEP_FRESH = 0.9, 0.98
 # Until it is known: the part of a slope that the next batch confirms, counted as this many times the first checks.
-EXPECTED, EXPECTED_SHARE = 0.4, 2.0
+EXPECTED, EXPECTED_SHARE = 0.2, 2.0
 # The step size as a part of that which lowers the loss most, and its bounds as parts of what curvature alone allows.
 SAFETY, LEAST, MOST = 0.6, 0.02, 0.2
 GROWTH, SHRINK = 1.1, 2.0  # the most that it changes from one check to the next
 LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
-_UNREAL = 1e20  # stands for a loss that is not finite: unlike NaN it can be summed, and multiplied by zero
+_UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured
 
 
@@ -152,10 +152,11 @@ class AutoStepSize:
 
     def measured(self, losses: Sequence[float]) -> list[float]:
         """See :class:`zoft.step_size.StepSize`."""
-        losses = [loss if math.isfinite(loss) else _UNREAL for loss in losses]
         values: list[float] = []
         if self._on_ladder:
-            values = ladder.differences(losses)
+            values = ladder.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
+        elif not all(map(math.isfinite, losses)):
+            values = [0.0, _UNREAL]
         elif losses:
             clean, plus, minus = losses
             scale = self._scale

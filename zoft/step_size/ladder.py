@@ -67,7 +67,8 @@ def choose(values: Sequence[float], default: float) -> Choice:
     """Choose zo_eps from the (mean over micro-batches of) :func:`differences`.
 
     It is the geometric mean of the smallest rung that stands clear of the noise, and of the largest one at which the
-    slopes are still, within 30%, those of the rung below; of the former alone where noise reaches beyond that.
+    slopes are still, within 30%, those of the rung below, and the second difference is not above the first, half of
+    which a one-sided estimate has as its error; of the former alone where noise reaches beyond that.
 
     Returns:
         The choice, with ``default`` as zo_eps where no rung stands clear. The noise is that of the second differences
@@ -77,6 +78,7 @@ def choose(values: Sequence[float], default: float) -> Choice:
     first, second = ([list(values[k::2])[i * count : (i + 1) * count] for i in range(DIRECTIONS)] for k in (0, 1))
     rungs = range(count)
     slopes = [[row[j] / (2.0 * RUNGS[j]) for row in first] for j in rungs]
+    bends = [_norm([row[j] for row in second]) / (_norm([row[j] for row in first]) or math.inf) for j in rungs]
     lowest = _norm([row[0] for row in second]) / math.sqrt(6.0 * DIRECTIONS)
     noise = lowest or min((abs(v) for v in values if v), default=0.0) / 2.0
 
@@ -87,7 +89,7 @@ def choose(values: Sequence[float], default: float) -> Choice:
     quiet = list(itertools.takewhile(clear, reversed(rungs)))
     if not quiet:
         return Choice(default, noise)
-    straight = [j for j in quiet[:-1] if _agree(slopes[j - 1], slopes[j])]
+    straight = [j for j in quiet[:-1] if bends[j] <= 1.0 and _agree(slopes[j - 1], slopes[j])]
     ends = RUNGS[quiet[-1]], RUNGS[straight[0]] if straight else RUNGS[quiet[-1]]
     return Choice(math.sqrt(ends[0] * ends[1]), noise)
 

@@ -69,6 +69,7 @@ class Gain:
 # Loss statistics: what a step leaves of the slow and the fast mean, the steps until they mean something, and the rise
 # of the fast mean over its lowest value, in standard deviations of the loss, that is an alarm.
 SLOW, FAST, WARMUP, RISE = 0.95, 0.8, 10, 3.0
+STILL = 1e-3  # the least standard deviation, as a part of the loss
 
 
 @dataclass
@@ -95,13 +96,16 @@ class Watch:
             self.mean = self.recent = loss
         self.count += 1
         apart = loss - self.mean
+        spread = max(math.sqrt(self.variance), STILL * abs(self.mean))
+        if self.count > WARMUP:  # a jump is not to hide in the spread that it makes
+            apart = min(apart, RISE * spread)
         self.mean += (1.0 - SLOW) * apart
         self.variance = SLOW * (self.variance + (1.0 - SLOW) * apart * apart)
         self.recent += (1.0 - FAST) * (loss - self.recent)
         if self.count <= WARMUP:
             return False
         self.lowest = min(self.lowest, self.recent)
-        if self.recent <= self.lowest + RISE * math.sqrt(self.variance):
+        if self.recent <= self.lowest + RISE * spread:
             return False
         self.lowest = self.recent
         return True
