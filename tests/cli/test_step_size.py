@@ -13,6 +13,7 @@ from zoft.cli.replay import main as replay
 from zoft.cli.train import main as train
 
 
+@pytest.mark.slow
 def test_a_run_measures_reports_and_replays(recipe: str, tmp_path: Path, capsys: Any) -> None:
     train(["--config", recipe, "--zo_lr", "auto", "--output_dir", str(tmp_path / "run"), "--max_steps", "16"])
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

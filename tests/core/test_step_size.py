@@ -252,7 +252,7 @@ def test_the_step_size_follows_curvature_down_within_bounds() -> None:
 @pytest.mark.parametrize("style", ["closure", "seam"])
 @pytest.mark.parametrize(
     "method",
-    [name if name in ("mezo", "conservative") else pytest.param(name, marks=pytest.mark.slow) for name in ABLE],
+    [name if name == "conservative" else pytest.param(name, marks=pytest.mark.slow) for name in ABLE],
 )
 def test_base_and_log_are_the_trained_weights(method: str, style: str, tmp_path: Path) -> None:
     run = start(tmp_path / "log", method=method, zo_lr="auto", zo_eps=None, style=style, schedule=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import zoft
 from tests.core.conftest import make
@@ -18,8 +19,6 @@ STEPS = 13  # of which the last ones move
 
 def train(log: str, query_parallel: int) -> tuple[str, str]:
     """Steps over batches of 16 rows, of which each group of ranks sees its part."""
-    import torch
-
     model, _ = make("llama", torch.float64)
     config = zoft.ZOConfig(zo_lr="auto", num_queries=2, query_parallel_size=query_parallel, replica_check_steps=4)
     opt = zoft.ZOOptimizer(model, 1.0, config, log=log)
@@ -31,7 +30,10 @@ def train(log: str, query_parallel: int) -> tuple[str, str]:
     return digest(model), opt.step_size.said
 
 
-@pytest.mark.parametrize("query_parallel", [1, 2], ids=["data-parallel", "query-parallel"])
+@pytest.mark.parametrize(
+    "query_parallel",
+    [pytest.param(1, id="data-parallel"), pytest.param(2, id="query-parallel", marks=pytest.mark.slow)],
+)
 def test_two_processes_choose_what_one_chooses(query_parallel: int, tmp_path: Path) -> None:
     """Float64 losses are means of halves; tolerance: their rounding, over zo_eps squared."""
     ((_, said),) = run_ranks(1, train, str(tmp_path / "one"), 1)

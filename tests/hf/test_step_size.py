@@ -55,7 +55,10 @@ def test_the_schedule_scales_it_and_learning_rate_does_not_matter(tmp_path: Path
     assert 0.0 < rates(tmp_path / "a")[-1] < max(rates(tmp_path / "a"))
 
 
-@pytest.mark.parametrize("cls", [zoft.ZOTrainer, with_callback()], ids=["trainer", "callback"])
+@pytest.mark.parametrize(
+    "cls",
+    [pytest.param(zoft.ZOTrainer, id="trainer"), pytest.param(with_callback(), id="callback", marks=pytest.mark.slow)],
+)
 def test_a_run_with_accumulation_replays_bit_for_bit(cls: Any, tmp_path: Path) -> None:
     trainer = run(tmp_path, cls=cls, gradient_accumulation_steps=2, dtype=torch.bfloat16, max_steps=14)
     base, _ = make("llama", torch.bfloat16)
@@ -63,7 +66,7 @@ def test_a_run_with_accumulation_replays_bit_for_bit(cls: Any, tmp_path: Path) -
     assert digest(base) == digest(trainer.model)
 
 
-@pytest.mark.parametrize("zo_checkpoints", ["full", "log"])
+@pytest.mark.parametrize("zo_checkpoints", ["full", pytest.param("log", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_whole_one(zo_checkpoints: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 12, "zo_checkpoints": zo_checkpoints}
     whole = run(tmp_path / "whole", **options)

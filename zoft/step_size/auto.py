@@ -22,7 +22,7 @@ from zoft.step_size.trust import Gain, Watch, clipped
 from zoft.types import StepRecord
 
 CHECK_FORWARDS = 3
-FIRST_CHECKS = 8  # before a step moves; the weighted mean of as many z^T H z is within a factor of two of tr H
+FIRST_CHECKS = 8  # before a step moves, so that no single flat direction decides
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.1, 4.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature, and of slopes, which are noisier.
