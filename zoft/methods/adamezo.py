@@ -57,6 +57,8 @@ class AdamezoOptions:
 class RecomputedAdam:
     """The rule. Its state is the last steps' estimates, as terms."""
 
+    steps_along_gradient = False
+
     def __init__(self, options: AdamezoOptions, key: int) -> None:
         self._options, self._key = options, key
         self._recent: list[list[Term]] = []  # the latest first

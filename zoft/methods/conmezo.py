@@ -51,6 +51,8 @@ class ConmezoOptions:
 class Cone:
     """The rule, and the shape of the directions, which need its momentum."""
 
+    steps_along_gradient = False  # z holds the momentum
+
     def __init__(self, options: ConmezoOptions, states: ElementStates, key: int) -> None:
         self._options, self._states, self._key = options, states, key
         self._pull = 0.0  # sqrt(d) cos phi / |m|; 0 while there is no momentum

@@ -125,6 +125,8 @@ class CorrectedByAnchor(Stateless):
 class AnchorKeepingSgd:
     """Plain descent that notes how far theta has moved from the anchor."""
 
+    steps_along_gradient = False  # the anchor's estimate is in each step of a period
+
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
 
