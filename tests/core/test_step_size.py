@@ -91,7 +91,7 @@ def test_the_step_size_of_a_normalised_one_sided_method_is_too(distribution: str
     assert 0.4 <= lr / (MOST * best) <= 2.5
 
 
-ABLE = [name for name in method_names() if build_method(zoft.ZOConfig(name)).rule.steps_along_gradient]
+ABLE = [name for name in method_names() if build_method(zoft.ZOConfig(name)).can_measure_lr]
 
 
 @pytest.mark.parametrize("name", ABLE)
@@ -356,8 +356,9 @@ def test_methods_whose_steps_are_not_along_the_estimate_are_refused(name: str) -
         build_method(zoft.ZOConfig(method=name, zo_lr="auto"))
 
 
-def test_elementwise_rules_are_among_the_refused() -> None:
-    assert {"adam", "adamezo", "momentum", "sign", "conmezo", "svrg"} == set(method_names()) - set(ABLE)
+def test_rules_with_a_memory_and_methods_that_move_no_weights_are_refused() -> None:
+    with_a_memory = {"adam", "adamezo", "momentum", "sign", "conmezo", "svrg", "lozo_m", "subzero_plus"}
+    assert set(method_names()) - set(ABLE) == with_a_memory | {"forward_grad", "grzo"}
 
 
 @pytest.mark.parametrize("bad", ["Auto", 1e-3, True])
