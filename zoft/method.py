@@ -70,8 +70,8 @@ def build_method(config: ZOConfig) -> Method:
     if config.zo_lr == "auto" and not method.can_measure_lr:
         able = [name for name in method_names() if build_method(ZOConfig(name)).can_measure_lr]
         raise ConfigError(
-            f"zo_lr='auto' does not go with method {config.method!r}, whose steps are not along an estimate "
-            f"at which the loss could be measured by moving weights. Give a learning rate, or use one of: {', '.join(able)}."
+            f"zo_lr='auto' does not go with method {config.method!r}, whose steps are not along an estimate at which "
+            f"the loss could be measured by moving weights. Give a learning rate, or use one of: {', '.join(able)}."
         )
     return method
 
