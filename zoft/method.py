@@ -118,12 +118,6 @@ def with_defaults(
     )
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise ConfigError unless a value is an integer >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
-
-
 def mezo_with(config: ZOConfig, rule: Rule | None = None, of_examples: Update | None = None) -> Method:
     """Build MeZO's estimate, averaged, with a rule.
 

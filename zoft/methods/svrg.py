@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from zoft.checks import check_count
 from zoft.directions import Directions
 from zoft.errors import ConfigError
 from zoft.estimators import Point, TwoSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import Estimate, StepRecord, ZOConfig
