@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +13,10 @@ import torch
 from torch import nn
 
 from zoft.errors import ConfigError, NonFiniteLossError
-from zoft.estimators import WHOLE, Share
+from zoft.estimators import WHOLE, Point, Share
 from zoft.interrupts import uninterrupted
 from zoft.method import build_method
+from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.placement import Placement, check_placement, make_placement
 from zoft.storage import reshard
@@ -26,7 +29,7 @@ class ZOEngine:
 
     Attributes:
         model: The model.
-        config: The configuration, with the method's defaults filled in.
+        config: The configuration, with the method's defaults filled in. Its zo_eps is the first step's.
         trainables: The parameters that are perturbed and updated.
         group_of: For each trainable, the index of its parameter group.
         weight_decays: For each group, its weight decay, a rate multiplied by the learning rate.
@@ -81,10 +84,32 @@ class ZOEngine:
         Raises:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
+        points = self.method.estimator.points(self.step)
+        values = self.evaluate(loss_fn, points, share)
+        if self._placement is None:
+            self._faults.append("the loss at the weights themselves is not finite")
+            values = [math.nan] * len(values)
+        rest = iter(values)
+        for point in points:
+            yielded = itertools.islice(rest, point.num_values)
+            self._faults += [f"{point.name} is {value}" for value in yielded if not math.isfinite(value)]
+        return self.method.estimator.estimate(values)
+
+    def evaluate(self, loss_fn: LossFn, points: Sequence[Point], share: Share = WHOLE) -> list[float]:
+        """Return what points yield, one after the other, with what :meth:`estimate` promises.
+
+        Args:
+            loss_fn: See :meth:`estimate`.
+            points: Offsets from the weights.
+            share: Which of the points to evaluate; the others yield zeros, and these times the number of shares.
+
+        Raises:
+            PlacementError: At the first call, if the placement cannot reach every parameter.
+        """
         values: list[float] = []
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
-        with _evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
@@ -98,20 +123,14 @@ class ZOEngine:
                 )
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
-            points = self.method.estimator.points(self.step)
             # Whatever the losses are, all points are evaluated: a loss may gather from other processes.
             with placement.session():
                 for point, mine in zip(points, share.of(points), strict=True):
                     if not mine:
                         values += [0.0] * point.num_values
                         continue
-                    yielded = placement.evaluate(point.terms, loss_fn)
-                    self._faults += [f"{point.name} is {value}" for value in yielded if not math.isfinite(value)]
-                    values += [value * share.count for value in yielded]
-        if self._placement is None:
-            self._faults.append("the loss at the weights themselves is not finite")
-            values = [math.nan] * len(values)
-        return self.method.estimator.estimate(values)
+                    values += [value * share.count for value in placement.evaluate(point.terms, loss_fn)]
+        return values
 
     def _checked(self, loss_fn: LossFn) -> LossFn:
         """Check what the user's closure returns.
@@ -142,34 +161,44 @@ class ZOEngine:
 
         return evaluate
 
-    def record(self, total: Sequence[float], lrs: Sequence[float]) -> StepRecord:
+    def record(self, total: Sequence[float], lrs: Sequence[float], probe: Sequence[float] = ()) -> StepRecord:
         """Make the current step's record from its summed estimates.
 
         Args:
             total: The scalars followed by the loss, summed over micro-batches with their weights.
             lrs: Learning rate of each parameter group.
+            probe: See :class:`zoft.types.StepRecord`.
 
         Raises:
             NonFiniteLossError: If the sum is not finite and the configuration says ``raise``.
         """
-        *scalars, loss = _float32(total)
+        *scalars, loss = float32(total)
         skipped = not all(map(math.isfinite, (*scalars, loss)))
         faults, self._faults = self._faults, []
         if skipped and self.config.nonfinite == "raise":
             what = f"the estimate at step {self.step} is not finite: {[*scalars, loss]}"
             raise NonFiniteLossError(
                 f"{f'{faults[0]} at step {self.step}' if faults else what}. Lower the learning rate or zo_eps "
-                f"(now {self.config.zo_eps}), check the data for empty rows, or set nonfinite='skip' "
+                f"(now {self.zo_eps}), check the data for empty rows, or set nonfinite='skip' "
                 "(--zo_nonfinite skip) to drop such steps."
             )
         if skipped:
             scalars = [0.0] * len(scalars)
-        return StepRecord(self.step, loss, tuple(scalars), tuple(_float32(lrs)), skipped)
+        return StepRecord(self.step, loss, tuple(scalars), float32(lrs), skipped, float32(probe))
+
+    def gradient(self, record: StepRecord) -> list[Term]:
+        """Return the gradient estimate of a record of the current step, and keep nothing of it."""
+        update = self.method.update
+        kept = update.state_dict()
+        gradient = update.gradient(record.step, record.scalars)
+        update.load_state_dict(kept)
+        return gradient
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step number and what the method keeps beside the weights."""
         return {
             "step": self.step,
+            "zo_eps": self.zo_eps,
             "update": self.method.update.state_dict(),
             "rule": self.method.rule.state_dict(),
             "directions": self.directions.state_dict(),
@@ -178,6 +207,7 @@ class ZOEngine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.step = int(state["step"])
+        self._use(state["zo_eps"])
         self.method.update.load_state_dict(state["update"])
         self.method.rule.load_state_dict(state["rule"])
         self.directions = self.directions.with_state(state["directions"])
@@ -207,6 +237,27 @@ class ZOEngine:
                 gradient = self.method.update.gradient(record.step, record.scalars)
                 self.method.rule.descend(self.directions, self._groups(record.lrs), gradient, record)
             self.step += 1
+            # A record holds float32.
+            if record.probe and record.probe[0] != float32([self.zo_eps])[0]:
+                self._use(record.probe[0])
+
+    @property
+    def zo_eps(self) -> float:
+        """Perturbation scale of the current step."""
+        zo_eps = self.method.config.zo_eps
+        assert zo_eps is not None
+        return zo_eps
+
+    def _use(self, zo_eps: float) -> None:
+        """Perturb by ``zo_eps`` from now on."""
+        if zo_eps == self.zo_eps:
+            return
+        state = self.method.update.state_dict()
+        other = build_method(dataclasses.replace(self.config, zo_eps=zo_eps))
+        other.update.load_state_dict(state)
+        self.method = dataclasses.replace(
+            self.method, config=other.config, estimator=other.estimator, update=other.update
+        )
 
     def _groups(self, lrs: Sequence[float]) -> list[Group]:
         members: list[list[Trainable]] = [[] for _ in lrs]
@@ -217,7 +268,8 @@ class ZOEngine:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold every module in evaluation mode, then put back those that were training."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
@@ -228,6 +280,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _float32(values: Sequence[float]) -> list[float]:
-    converted: list[float] = torch.tensor(values, dtype=torch.float64).to(torch.float32).tolist()
-    return converted
+def float32(values: Sequence[float]) -> tuple[float, ...]:
+    """Round to what the log stores."""
+    return tuple(torch.tensor(values, dtype=torch.float64).to(torch.float32).tolist())

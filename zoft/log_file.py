@@ -2,10 +2,10 @@
 
     magic (8) | header length (u32) | header CRC-32 (u32) | header (JSON) | record | record | ...
 
-A record is ``step u32 | flags u32 | loss f32 | scalars f32[n] | lrs f32[groups] | CRC-32 u32``, little-endian
-and of one size throughout the file: 24 bytes for one scalar and one parameter group. Records are appended by
-a single write each, so a kill loses at most the one being written; a torn tail is recognised and cut. This
-module imports no torch, so that looking at logs is quick.
+A record is ``step u32 | flags u32 | loss f32 | scalars f32[n] | lrs f32[groups] | probe f32[0 or 3] | CRC-32 u32``,
+little-endian and of one size throughout the file: 24 bytes for one scalar and one parameter group (the probe is
+there with zo_lr="auto" only). Records are appended by a single write each, so a kill loses at most the one being
+written; a torn tail is recognised and cut. This module imports no torch, so that looking at logs is quick.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from zoft.errors import ReplayError
 from zoft.interrupts import uninterrupted
 from zoft.locked_file import LockedFile
-from zoft.types import StepRecord
+from zoft.types import NUM_PROBES, StepRecord
 
 LOG_NAME = "zo_log"
 FORMAT_VERSION = 1
@@ -124,7 +124,7 @@ class ReplayLog:
         if record.step != len(self.records):
             raise ReplayError(f"the log ends at step {len(self.records)}; step {record.step} cannot follow it.")
         flags = _SKIPPED if record.skipped else 0
-        body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs)
+        body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs, *record.probe)
         content = body + struct.pack("<I", zlib.crc32(body))
         with uninterrupted():
             written = self._write(content, record.step)
@@ -170,11 +170,13 @@ class ReplayLog:
 
 
 def _layout(header: dict[str, Any]) -> struct.Struct:
-    return struct.Struct(f"<IIf{header['num_scalars']}f{len(header['weight_decays'])}f")
+    probes = NUM_PROBES if header["config"].get("zo_lr") == "auto" else 0
+    return struct.Struct(f"<IIf{header['num_scalars']}f{len(header['weight_decays'])}f{probes}f")
 
 
 def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int) -> tuple[list[StepRecord], int]:
     layout, count = _layout(header), header["num_scalars"]
+    groups = len(header["weight_decays"])
     size = layout.size + 4
     records: list[StepRecord] = []
     for at in range(start, len(content) - size + 1, size):
@@ -187,7 +189,8 @@ def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int
         step, flags, loss, *rest = layout.unpack(body)
         if step != len(records):
             raise ReplayError(f"the replay log {path} holds step {step} where step {len(records)} belongs.")
-        records.append(StepRecord(step, loss, tuple(rest[:count]), tuple(rest[count:]), bool(flags & _SKIPPED)))
+        scalars, lrs, probe = rest[:count], rest[count : count + groups], rest[count + groups :]
+        records.append(StepRecord(step, loss, tuple(scalars), tuple(lrs), bool(flags & _SKIPPED), tuple(probe)))
     return records, start + len(records) * size
 
 

@@ -12,7 +12,7 @@ from zoft.directions import DenseDirections, Directions, FlipoutDirections
 from zoft.errors import ConfigError, did_you_mean
 from zoft.estimators import Estimator, PerExample, TwoSided
 from zoft.noise import Distribution, check_distribution, run_key
-from zoft.registry import registration
+from zoft.registry import method_names, registration
 from zoft.types import ZOConfig
 from zoft.updates import Average, Rule, Sgd, Sum, Update
 
@@ -41,6 +41,11 @@ class Method:
     rule: Rule = field(default_factory=Sgd)
     evaluation: Evaluation = "moved"
 
+    @property
+    def can_measure_lr(self) -> bool:
+        """Whether losses along its steps, at moved weights, say how long they should be."""
+        return self.rule.steps_along_gradient and self.evaluation == "moved"
+
     def state_size(self, shape: torch.Size) -> int:
         """Return how many float32 numbers the method keeps for a weight of this shape, beyond inference."""
         return self.directions.state_size(shape) + self.rule.state_size(shape)
@@ -50,7 +55,7 @@ def build_method(config: ZOConfig) -> Method:
     """Build the method that the configuration names.
 
     Raises:
-        ConfigError: If the method or one of its options is unknown or out of range.
+        ConfigError: If the method or one of its options is unknown or out of range, or does not go with ``zo_lr``.
     """
     entry = registration(config.method)
     known = [field.name for field in dataclasses.fields(entry.options)]
@@ -62,6 +67,12 @@ def build_method(config: ZOConfig) -> Method:
             )
     method = entry.build(config, entry.options(**config.method_kwargs))
     assert isinstance(method, Method)
+    if config.zo_lr == "auto" and not method.can_measure_lr:
+        able = [name for name in method_names() if build_method(ZOConfig(name)).can_measure_lr]
+        raise ConfigError(
+            f"zo_lr='auto' does not go with method {config.method!r}, whose steps are not along an estimate at which "
+            f"the loss could be measured by moving weights. Give a learning rate, or use one of: {', '.join(able)}."
+        )
     return method
 
 
@@ -105,12 +116,6 @@ def with_defaults(
         distribution=distribution if config.distribution is None else config.distribution,
         **changes,
     )
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise ConfigError unless a value is an integer >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
 
 
 def mezo_with(config: ZOConfig, rule: Rule | None = None, of_examples: Update | None = None) -> Method:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from zoft.distributed import Replicas
-from zoft.engine import ZOEngine
+from zoft.engine import ZOEngine, float32
 from zoft.errors import ConfigError, ReplayError, ZoftWarning
 from zoft.estimators import num_shares
 from zoft.parameters import select
 from zoft.replay_log import ReplayLog, check_base, describe, fingerprint, hashes, make_header
-from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
+from zoft.step_size import AutoStepSize, GivenStepSize, StepSize
+from zoft.types import LossFn, StepRecord, ZOConfig
 
 
 class ZOOptimizer(torch.optim.Optimizer):
@@ -94,14 +95,19 @@ class ZOOptimizer(torch.optim.Optimizer):
                 f"{config.method!r}, which has {shares} part(s): raise num_queries (--zo_num_queries) or lower "
                 "query_parallel_size."
             )
+        self.step_size: StepSize = GivenStepSize()
+        if config.zo_lr == "auto":
+            lrs = [float(group["lr"]) for group in self.param_groups]
+            self.step_size = AutoStepSize(self.engine, lrs, choose_eps=config.zo_eps is None)
         self.last_record: StepRecord | None = None
         self._evaluated = 0  # steps, as opposed to those repeated from a log
         self._logged: list[StepRecord] = []
         self._log: ReplayLog | None = None
         self._said_lr = False  # once a run, not once a step
-        # One element for each scalar, and one for the loss. It belongs to no parameter group, so that
-        # gradient clipping never sees it. float64, so that micro-batches sum without loss.
-        self._scalars = torch.zeros(self.engine.num_scalars + 1, dtype=torch.float64, requires_grad=True)
+        # One element for each scalar, one for the loss, and those that the step size goes by. It belongs to no
+        # parameter group, so that gradient clipping never sees it. float64, so that micro-batches sum without loss.
+        length = self.engine.num_scalars + 1 + self.step_size.num_values
+        self._scalars = torch.zeros(length, dtype=torch.float64, requires_grad=True)
         if self.replicas.from_first(lambda: log is not None):
             self.start_log(log or "")  # only the first process opens it
 
@@ -121,13 +127,14 @@ class ZOOptimizer(torch.optim.Optimizer):
         """
         recorded = self.recorded
         if recorded is None:
-            estimate = self.engine.estimate(loss_fn, self.replicas.share)
+            values = self._evaluated_on(loss_fn)
+            value = values[self.engine.num_scalars]
         else:
-            estimate = Estimate(recorded.loss, (0.0,) * self.engine.num_scalars)
-        slopes = torch.tensor([*estimate.scalars, estimate.loss], dtype=torch.float64)
+            values, value = [0.0] * len(self._scalars), recorded.loss
+        slopes = torch.tensor(values, dtype=torch.float64)
         with torch.enable_grad():
             seam = ((self._scalars - self._scalars.detach()) * slopes).sum()
-            loss = torch.tensor(estimate.loss, dtype=torch.float32, device=self.engine.loss_device)
+            loss = torch.tensor(value, dtype=torch.float32, device=self.engine.loss_device)
             return loss + seam.to(loss.device, torch.float32)
 
     def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
@@ -158,10 +165,12 @@ class ZOOptimizer(torch.optim.Optimizer):
             total = self.replicas.mean(
                 self._total(closure), same={f"lr of parameter group {group}": lr for group, lr in enumerate(lrs)}
             )
-            record = self.engine.record(total, lrs)
+            estimate, probe = total[: self.engine.num_scalars + 1], total[self.engine.num_scalars + 1 :]
+            record = self.engine.record(estimate, lrs, self.step_size.probe(probe))
+            record = replace(record, lrs=float32(self.step_size.rates(record, lrs)))
             if self._log is not None:
                 self._log.append(record)
-        elif not self._said_lr and record.lrs != self.engine.record([0.0] * len(self._scalars), lrs).lrs:
+        elif record.lrs != float32(self.step_size.rates(record, lrs)) and not self._said_lr:
             self._said_lr = True
             warnings.warn(
                 f"step {record.step} was logged with lr {record.lrs}, the schedule now says {lrs}; the log is followed "
@@ -172,6 +181,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         # Before the weights, after which a Ctrl-C that was held back surfaces: the step is then complete.
         self._scalars.grad = None
         self.last_record = record
+        self.step_size.took(record)
         self.engine.apply(record)
         return torch.tensor(record.loss)
 
@@ -182,8 +192,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _total(self, closure: Callable[[], Any] | None) -> list[float]:
         if closure is not None:
-            estimate = self.engine.estimate(closure, self.replicas.share)
-            return [*estimate.scalars, estimate.loss]
+            return self._evaluated_on(closure)
         if self._scalars.grad is None:
             raise ConfigError(
                 "step() has nothing to go by: pass a closure that returns the loss, or call "
@@ -191,6 +200,13 @@ class ZOOptimizer(torch.optim.Optimizer):
             )
         total: list[float] = self._scalars.grad.tolist()
         return total
+
+    def _evaluated_on(self, loss_fn: LossFn) -> list[float]:
+        """Return the scalars of one micro-batch, its loss, and what the step size goes by."""
+        estimate = self.engine.estimate(loss_fn, self.replicas.share)
+        points = self.step_size.points()
+        losses = self.engine.evaluate(loss_fn, points, self.replicas.share) if points else []
+        return [*estimate.scalars, estimate.loss, *self.step_size.measured(losses)]
 
     def _check_replicas(self) -> None:
         """At this object's first step, and every ``replica_check_steps`` steps: are all processes still the same?"""
@@ -323,6 +339,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         state = super().state_dict()
         state["zo"] = {
             **self.engine.state_dict(),
+            "step_size": self.step_size.state_dict(),
             "last_record": None if self.last_record is None else astuple(self.last_record),
         }
         return state
@@ -334,6 +351,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "zo"})
         self._scalars.grad = None
         self.engine.load_state_dict(state_dict["zo"])
+        self.step_size.load_state_dict(state_dict["zo"]["step_size"])
         last = state_dict["zo"]["last_record"]
         self.last_record = None if last is None else StepRecord(*last)
 

@@ -10,7 +10,7 @@ from typing import Any
 from zoft.log_file import ReplayLog
 from zoft.types import StepRecord
 
-_FIELDS = ("scalars", "lrs", "loss", "skipped")
+_FIELDS = ("scalars", "lrs", "loss", "skipped", "probe")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,12 @@ def describe(engine: ZOEngine) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
         "noise_spec": NOISE_SPEC_VERSION,
-        "config": {key: value for key, value in engine.config.to_dict().items() if key not in _FREE},
+        # Without zo_lr where it is not used: such logs are as they were before there was one.
+        "config": {
+            key: value
+            for key, value in engine.config.to_dict().items()
+            if key not in _FREE and (key, value) != ("zo_lr", None)
+        },
         "num_scalars": engine.num_scalars,
         "parameters": [
             {"name": t.name, "group": group} for t, group in zip(engine.trainables, engine.group_of, strict=True)

@@ -21,6 +21,7 @@ LossFn = Callable[[], "torch.Tensor"]
 PLACEMENTS = ("auto", "stream", "snapshot", "inplace")
 _WINDOW = re.compile(r"window:[1-9]\d*")
 NONFINITE_POLICIES = ("raise", "skip")
+NUM_PROBES = 3  # length of StepRecord.probe where the step size is chosen
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class ZOConfig:
 
     Attributes:
         method: A name in ``zoft.registry.method_names()``.
-        zo_eps: Perturbation scale, > 0. ``None``: the method's published default.
+        zo_lr: ``"auto"``: the step size is measured, learning rates are relative to it (docs/step-size.md).
+            ``None``: learning rates are taken as they are.
+        zo_eps: Perturbation scale, > 0. ``None``: the method's published default; with ``zo_lr="auto"``, measured.
         num_queries: Directions a step, q >= 1. ``None``: the method's default.
         seed: Any integer in ``[0, 2**64)``; it fixes every direction of the run.
         distribution: ``"gaussian"`` or ``"rademacher"``. ``None``: the method's default.
@@ -49,6 +52,7 @@ class ZOConfig:
     """
 
     method: str = "mezo"
+    zo_lr: str | None = None
     zo_eps: float | None = None
     num_queries: int | None = None
     seed: int = 0
@@ -71,6 +75,11 @@ class ZOConfig:
                 raise ConfigError(f"{name} must be a sequence of patterns, got the string {value!r}.")
             object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "method_kwargs", MappingProxyType(dict(self.method_kwargs)))
+        if self.zo_lr not in (None, "auto"):
+            raise ConfigError(
+                f"zo_lr must be 'auto' or None, got {self.zo_lr!r}. A number is the optimizer's learning rate: lr, or "
+                "learning_rate among Hugging Face's arguments."
+            )
         if self.zo_eps is not None and not (_is_number(self.zo_eps) and 0 < self.zo_eps < math.inf):
             raise ConfigError(f"zo_eps must be a finite number > 0, got {self.zo_eps!r}.")
         if self.num_queries is not None and not _is_count(self.num_queries):
@@ -153,6 +162,9 @@ class StepRecord:
         scalars: The method's summed scalars.
         lrs: Learning rate of each parameter group.
         skipped: The step was dropped (non-finite loss); the weights did not move.
+        probe: With ``zo_lr="auto"``: zo_eps from the next step on, and the loss's slope and curvature along the last
+            step's direction of unit length an element, zeros where they were not measured; in the step that measures
+            zo_eps, the loss's noise in the slope's place. Else empty.
     """
 
     step: int
@@ -160,3 +172,4 @@ class StepRecord:
     scalars: tuple[float, ...]
     lrs: tuple[float, ...]
     skipped: bool = False
+    probe: tuple[float, ...] = ()

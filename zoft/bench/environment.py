@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import zoft
 @cache
 def environment(device: str) -> dict[str, Any]:
     """Return versions, the processor or GPU, threads, and the code's git revision (None outside a clone)."""
+    installed = {found.name: found.version for found in distributions()}
     packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "numba")
     return {
         "zoft": zoft.__version__,
         "revision": _revision(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: installed.get(name) for name in packages},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "threads": torch.get_num_threads(),

@@ -210,11 +210,18 @@ class ZOArguments:
     _argument_group_name = "zeroth-order"
 
     zo_method: str = field(default="mezo", metadata={"help": "The zeroth-order method."})
+    zo_lr: Literal["auto"] | None = field(
+        default=None,
+        metadata={
+            "help": "auto: measure the step size, and follow it while training; learning_rate then does not matter, "
+            "its schedule does. Default: learning_rate is the step size."
+        },
+    )
     zo_eps: float | None = field(
         default=None,
         metadata={
             "help": "Size of the perturbation: losses are taken at theta + zo_eps * z. "
-            "Default: the method's published one."
+            "Default: the method's published one; with zo_lr auto, measured."
         },
     )
     zo_num_queries: int | None = field(

@@ -54,7 +54,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     set_seed(args.seed)
-    config = build_method(zo_config(parsed)).config
+    config = zo_config(parsed)
+    build_method(config)  # refuses what cannot be
     task = prompted_task(parsed.get(DataArguments))
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
@@ -240,6 +241,7 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
     zo = parsed.get(ZOArguments)
     return ZOConfig(
         method=zo.zo_method,
+        zo_lr=zo.zo_lr,
         zo_eps=zo.zo_eps,
         num_queries=zo.zo_num_queries,
         seed=parsed.get(TrainingArguments).seed if zo.zo_seed is None else zo.zo_seed,
@@ -258,9 +260,15 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
 
 
 def resolved_settings(config: ZOConfig) -> dict[str, Any]:
-    """Return what the settings that a recipe may leave to the method, or to ``seed``, have become."""
+    """Return what the settings that a recipe may leave to the method, or to ``seed``, have become.
+
+    A zo_eps that is measured stays open.
+    """
+    from zoft.method import build_method
+
+    asked, config = config, build_method(config).config
     return {
-        "zo_eps": config.zo_eps,
+        "zo_eps": config.zo_eps if asked.zo_lr is None else asked.zo_eps,
         "zo_num_queries": config.num_queries,
         "zo_seed": config.seed,
         "zo_distribution": config.distribution,
@@ -271,10 +279,12 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
     """Return a finished run's figures."""
     from zoft.hf.meters import peak_memory_bytes
 
-    engine = trainer.zo_engine
+    engine, step_size = trainer.zo_engine, trainer.zo_step_size
+    forwards = engine.step * engine.method.estimator.forwards + step_size.forwards
     return {
         "steps": engine.step,
-        "forwards": engine.step * engine.method.estimator.forwards * trainer.args.gradient_accumulation_steps,
+        "forwards": forwards * trainer.args.gradient_accumulation_steps,
+        **step_size.figures,
         "processes": trainer.args.world_size,
         "method": engine.config.method,
         "placement": engine.placement,

@@ -1,7 +1,7 @@
 """What a direction z is: how its values are laid over the parameters."""
 
 from zoft.directions.dense import DenseDirections
-from zoft.directions.factors import Factors, GivenFactors, NoiseFactors, OrthonormalFactors, product
+from zoft.directions.factors import Factors, GivenFactors, NoiseFactors, OrthonormalFactors
 from zoft.directions.flipout import FlipoutDirections
 from zoft.directions.kept import KeptDirections
 from zoft.directions.low_rank import LowRankDirections
@@ -23,6 +23,5 @@ __all__ = [
     "MaskedDirections",
     "NoiseFactors",
     "OrthonormalFactors",
-    "product",
     "write_weights",
 ]

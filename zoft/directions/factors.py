@@ -33,14 +33,6 @@ def factor(directions: DenseDirections, term: Term, parameter: int, start: int, 
     return z
 
 
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return ``left @ right``, summed in one order on every machine."""
-    total = torch.zeros(left.shape[0], right.shape[1])
-    for number, row in enumerate(right):
-        total.add_(left[:, number, None] * row)
-    return total
-
-
 @dataclass(frozen=True)
 class GivenFactors:
     """The factors of one matrix, at hand.
@@ -139,7 +131,7 @@ class OrthonormalFactors:
     def left(self, term: Term, parameter: int, low: int, high: int, shape: torch.Size) -> torch.Tensor:
         """See :class:`Factors`."""
         basis, _ = self.bases(term.step, parameter, shape)
-        return product(basis[low:high], self.inner(term, parameter, shape))
+        return noise.product(basis[low:high], self.inner(term, parameter, shape))
 
     def right(self, term: Term, parameter: int, shape: torch.Size) -> torch.Tensor:
         """See :class:`Factors`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
@@ -29,6 +30,7 @@ from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
 from zoft.hf.unchanged import check_changed
 from zoft.log_file import LOG_NAME
 from zoft.optim import ZOOptimizer
+from zoft.step_size import StepSize
 from zoft.types import ZOConfig
 
 
@@ -132,6 +134,8 @@ class ZOTrainerMixin(LogCheckpoints):
         if "loss" in logs:
             logs.pop("grad_norm", None)
             logs.update(self._meter.read())
+            if self._zo_optimizer is not None:
+                logs.update(self._zo_optimizer.step_size.figures)
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -174,9 +178,18 @@ class ZOTrainerMixin(LogCheckpoints):
     @property
     def zo_engine(self) -> ZOEngine:
         """The engine of this run; there is one from the start of training on."""
+        return self._optimizer_of_run.engine
+
+    @property
+    def _optimizer_of_run(self) -> ZOOptimizer:
         if self._zo_optimizer is None:
-            raise ConfigError("zo_engine exists once training has started: call train() first.")
-        return self._zo_optimizer.engine
+            raise ConfigError("zo_engine and zo_step_size exist once training has started: call train() first.")
+        return self._zo_optimizer
+
+    @property
+    def zo_step_size(self) -> StepSize:
+        """How long this run's steps are; there is one from the start of training on."""
+        return self._optimizer_of_run.step_size
 
     # --- the replay log ---------------------------------------------------------------------------------
 
@@ -201,10 +214,11 @@ class ZOTrainerMixin(LogCheckpoints):
 
 
 class LogKeeper(TrainerCallback):
-    """Opens the log when weights and optimizer state are in place, and meters the steps."""
+    """Opens the log when weights and optimizer state are in place, and meters the steps; says what was chosen."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self._said = ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -218,6 +232,10 @@ class LogKeeper(TrainerCallback):
     ) -> None:
         """Meter the step."""
         optimizer = self._trainer._zo_optimizer
+        if optimizer.step_size.said != self._said:
+            self._said = optimizer.step_size.said
+            if state.is_world_process_zero:
+                tqdm.write(self._said)
         record = optimizer.last_record
         if record is not None and not record.skipped:
             self._trainer._meter.count_step(optimizer.engine.method.estimator.projected_grads(record.scalars))

@@ -37,7 +37,7 @@ def check_changed(optimizer: ZOOptimizer, learning_rate: float) -> None:
         records,
         engine.method.estimator.projected_grads,
         [t.name for t in engine.trainables],
-        engine.config.zo_eps,
+        engine.zo_eps,
     )
     message = f"no trained weight changed by a single bit in {len(records)} steps: {why}"
     if learning_rate:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zoft.errors import ConfigError
+from zoft.checks import check_positive, check_share
 from zoft.method import Method, mezo_with, with_defaults
 from zoft.noise import run_key
 from zoft.registry import register_method
@@ -38,10 +38,8 @@ class AdamOptions:
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} of adam must be in [0, 1), got {getattr(self, name)!r}.")
-        if not self.epsilon > 0.0:
-            raise ConfigError(f"epsilon of adam must be > 0, got {self.epsilon!r}.")
+            check_share(f"{name} of adam", getattr(self, name))
+        check_positive("epsilon of adam", self.epsilon)
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """See :data:`zoft.updates.Elements`."""

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
+from zoft.checks import check_count, check_positive, check_share
 from zoft.directions import Directions, ElementStates
-from zoft.errors import ConfigError
 from zoft.estimators import TwoSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term, run_key
 from zoft.registry import register_method
 from zoft.types import StepRecord, ZOConfig
@@ -48,14 +48,14 @@ class AdamezoOptions:
     def __post_init__(self) -> None:
         check_count("horizon of adamezo", self.horizon)
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} of adamezo must be in [0, 1), got {getattr(self, name)!r}.")
-        if not self.epsilon > 0.0:
-            raise ConfigError(f"epsilon of adamezo must be > 0, got {self.epsilon!r}.")
+            check_share(f"{name} of adamezo", getattr(self, name))
+        check_positive("epsilon of adamezo", self.epsilon)
 
 
 class RecomputedAdam:
     """The rule. Its state is the last steps' estimates, as terms."""
+
+    steps_along_gradient = False
 
     def __init__(self, options: AdamezoOptions, key: int) -> None:
         self._options, self._key = options, key

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoft.checks import check_share
 from zoft.directions import Directions, ElementStates, KeptDirections
 from zoft.errors import ConfigError
 from zoft.estimators import TwoSided
@@ -44,12 +45,13 @@ class ConmezoOptions:
     def __post_init__(self) -> None:
         if not 0.0 < self.angle <= math.pi / 2:
             raise ConfigError(f"angle of conmezo must be in (0, pi / 2], got {self.angle!r}.")
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta of conmezo must be in [0, 1), got {self.beta!r}.")
+        check_share("beta of conmezo", self.beta)
 
 
 class Cone:
     """The rule, and the shape of the directions, which need its momentum."""
+
+    steps_along_gradient = False  # z holds the momentum
 
     def __init__(self, options: ConmezoOptions, states: ElementStates, key: int) -> None:
         self._options, self._states, self._key = options, states, key

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zoft.checks import check_share
 from zoft.errors import ConfigError
 from zoft.estimators import OneSided
 from zoft.method import Method, dense_directions, with_defaults
@@ -34,8 +35,7 @@ class FzooOptions:
     beta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta of fzoo must be in [0, 1), got {self.beta!r}.")
+        check_share("beta of fzoo", self.beta)
 
 
 @register_method("fzoo", FzooOptions)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from zoft.errors import ConfigError
 from zoft.method import Method, mezo_with, with_defaults
 from zoft.registry import register_method
 from zoft.types import ZOConfig
@@ -33,7 +34,15 @@ class GrzoOptions:
 
 @register_method("grzo", GrzoOptions)
 def build(config: ZOConfig, options: GrzoOptions) -> Method:
-    """Build GRZO."""
+    """Build GRZO.
+
+    Raises:
+        ConfigError: If directions are to be kept for a window of steps.
+    """
+    if config.window > 1:
+        raise ConfigError(
+            f"grzo's directions are the examples' of a step; shared_vector={config.shared_vector!r} is not."
+        )
     config = dataclasses.replace(config, shared_vector="example")
     config = with_defaults(config, zo_eps=1e-3, num_queries=1, distribution="gaussian", per_example=True)
     return mezo_with(config, of_examples=GroupNormalized())

@@ -54,6 +54,8 @@ def scaled(total: torch.Tensor, sigma: torch.Tensor, terms: Sequence[Term]) -> t
 class HizooRule:
     """Plain descent along the scaled directions, then Sigma's own step."""
 
+    steps_along_gradient = True
+
     def __init__(self, dense: DenseDirections, states: ElementStates, alpha: float) -> None:
         self._dense, self._states, self._alpha = dense, states, alpha
         self._sgd = Sgd()

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zoft.checks import check_count
 from zoft.directions import LowRankDirections, NoiseFactors
 from zoft.estimators import TwoSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.registry import register_method
 from zoft.types import ZOConfig
 from zoft.updates import Average

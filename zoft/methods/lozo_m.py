@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from zoft.checks import check_count, check_share
 from zoft.directions import LowRankDirections, NoiseFactors
-from zoft.errors import ConfigError
 from zoft.estimators import TwoSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import ZOConfig
@@ -49,8 +49,7 @@ class LozoMOptions:
     def __post_init__(self) -> None:
         check_count("rank of lozo_m", self.rank)
         check_count("period of lozo_m", self.period)
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta of lozo_m must be in [0, 1), got {self.beta!r}.")
+        check_share("beta of lozo_m", self.beta)
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """The momentum of what is not a matrix; see :data:`zoft.updates.Elements`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoft.errors import ConfigError
+from zoft.checks import check_positive, check_share
 from zoft.estimators import TwoSided
 from zoft.method import Method, dense_directions, with_defaults
 from zoft.registry import register_method
@@ -35,10 +35,8 @@ class MeazoOptions:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta of meazo must be in [0, 1), got {self.beta!r}.")
-        if not self.epsilon > 0.0:
-            raise ConfigError(f"epsilon of meazo must be > 0, got {self.epsilon!r}.")
+        check_share("beta of meazo", self.beta)
+        check_positive("epsilon of meazo", self.epsilon)
 
 
 @register_method("meazo", MeazoOptions)

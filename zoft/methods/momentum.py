@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zoft.errors import ConfigError
+from zoft.checks import check_share
 from zoft.method import Method, mezo_with, with_defaults
 from zoft.noise import run_key
 from zoft.registry import register_method
@@ -32,8 +32,7 @@ class MomentumOptions:
     beta: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta of momentum must be in [0, 1), got {self.beta!r}.")
+        check_share("beta of momentum", self.beta)
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """See :data:`zoft.updates.Elements`."""

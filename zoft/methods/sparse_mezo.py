@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zoft.checks import check_share
 from zoft.directions import MaskedDirections
 from zoft.errors import ConfigError
 from zoft.estimators import TwoSided
@@ -34,8 +35,7 @@ class SparseMezoOptions:
     sparsity: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.sparsity < 1.0:
-            raise ConfigError(f"sparsity of sparse_mezo must be in [0, 1), got {self.sparsity!r}.")
+        check_share("sparsity of sparse_mezo", self.sparsity)
 
 
 @register_method("sparse_mezo", SparseMezoOptions)

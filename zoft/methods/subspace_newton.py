@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoft.checks import check_count
 from zoft.errors import ConfigError
 from zoft.estimators import TwoSidedWithHessian
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import ZOConfig

@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 
-from zoft.directions import LowRankDirections, OrthonormalFactors, product
-from zoft.errors import ConfigError
+from zoft import noise
+from zoft.checks import check_count, check_positive, check_share
+from zoft.directions import LowRankDirections, OrthonormalFactors
 from zoft.estimators import OneSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import ZOConfig
@@ -56,10 +57,8 @@ class SubzeroPlusOptions:
         check_count("rank of subzero_plus", self.rank)
         check_count("period of subzero_plus", self.period)
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} of subzero_plus must be in [0, 1), got {getattr(self, name)!r}.")
-        if not self.epsilon > 0.0:
-            raise ConfigError(f"epsilon of subzero_plus must be > 0, got {self.epsilon!r}.")
+            check_share(f"{name} of subzero_plus", getattr(self, name))
+        check_positive("epsilon of subzero_plus", self.epsilon)
 
     def elements(self, g: torch.Tensor, states: Sequence[torch.Tensor], count: int) -> torch.Tensor:
         """See :data:`zoft.updates.Elements`."""
@@ -88,7 +87,7 @@ class SubspaceAdam:
         self._began[parameter] = self._subspaces.began(step), count + 1
         u = self._options.elements(total, list(self._moments[parameter]), count + 1)
         left, right = self._subspaces.bases(step, parameter, shape)
-        return product(left, u), right
+        return noise.product(left, u), right
 
     def state_size(self, shape: torch.Size) -> int:
         """Adam's two moments in the subspace."""

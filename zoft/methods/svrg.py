@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from zoft.checks import check_count
 from zoft.directions import Directions
 from zoft.errors import ConfigError
 from zoft.estimators import Point, TwoSided
-from zoft.method import Method, check_count, dense_directions, with_defaults
+from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import Estimate, StepRecord, ZOConfig
@@ -124,6 +125,8 @@ class CorrectedByAnchor(Stateless):
 
 class AnchorKeepingSgd:
     """Plain descent that notes how far theta has moved from the anchor."""
+
+    steps_along_gradient = False  # the anchor's estimate is in each step of a period
 
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor

@@ -44,6 +44,7 @@ __all__ = [
     "combine_rows",
     "compute_dtype",
     "orthonormal",
+    "product",
     "run_key",
     "sample",
 ]
@@ -143,6 +144,22 @@ def add(span: Span, total: torch.Tensor, *, decay: float, rounding: Rounding, ro
         key: 64-bit key from :func:`run_key`, for the rounding bits.
     """
     reference.add(span, total, decay, rounding, rounding_step, key)
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return ``left @ right`` with the same bits on every machine: each sum goes from the first product to the last.
+
+    Args:
+        left: ``[n, k]``, k >= 1, float32 or float64.
+        right: ``[k, m]``, of the same dtype and on the same device.
+    """
+    if left.device.type != "cpu":
+        return reference.product(left, right)
+    from zoft.noise._outer import multiply  # compiled when it is first needed
+
+    out = torch.empty(left.shape[0], right.shape[1], dtype=left.dtype)
+    multiply(left.contiguous().numpy(), right.contiguous().numpy(), out.numpy())
+    return out
 
 
 def orthonormal(columns: torch.Tensor) -> torch.Tensor:

@@ -172,6 +172,10 @@ def _added(
 def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
     """See :func:`zoft.noise.add`."""
     out, base, total = span.out.view(-1), span.base.view(-1), total.view(-1)
+    if out.dtype == total.dtype:
+        # One pass or two, with the bits of the way below.
+        torch.add(base if decay == 1.0 else base * torch.tensor(decay, dtype=base.dtype), total, out=out)
+        return
     for low, high in _chunks(out.numel()):
         first, last = span.start + low, span.start + high
 
@@ -180,6 +184,15 @@ def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, round
             return rounding_bits(elements, span.parameter, rounding_step, key)
 
         out[low:high] = _added(base[low:high], total[low:high], decay, rounding, bits)
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """See :func:`zoft.noise.product`."""
+    total = left[:, 0, None] * right[0]
+    for number in range(1, right.shape[0]):
+        # Two operations: in one, a machine may or may not round in between.
+        total.add_(left[:, number, None] * right[number])
+    return total
 
 
 def combine(

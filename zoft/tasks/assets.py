@@ -34,6 +34,7 @@ __all__ = [
     "is_packaged",
     "load_packaged_dataset",
     "resolve_model",
+    "verified",
 ]
 
 PREFIX = "packaged:"
@@ -71,13 +72,7 @@ class PackagedFile:
             raise AssetError(
                 f"the packaged file {self.module}/{self.file} is not installed; run: {self.install_command}"
             )
-        got = _sha256(path)
-        if got != self.sha256:
-            raise AssetError(
-                f"{path} is not the file that zoft knows: SHA-256 {got}, expected {self.sha256}. "
-                f"Reinstall the pinned version: {self.install_command} --force-reinstall"
-            )
-        return path
+        return verified(path, self.sha256, f"Reinstall the pinned version: {self.install_command} --force-reinstall")
 
 
 @dataclass(frozen=True)
@@ -209,9 +204,16 @@ def _convert(asset: PackagedFile, folder: Path) -> None:
         os.replace(partial, folder)
 
 
-def _sha256(path: Path) -> str:
+def verified(path: Path, sha256: str, remedy: str) -> Path:
+    """Return the path of a file that is the one pinned.
+
+    Raises:
+        AssetError: Its SHA-256 is another; the message ends with ``remedy``.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+    if (got := digest.hexdigest()) != sha256:
+        raise AssetError(f"{path} is not the file that zoft knows: SHA-256 {got}, expected {sha256}. {remedy}")
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zoft.checks import check_share
 from zoft.errors import ConfigError
 
 
@@ -22,5 +23,4 @@ class CurvatureOptions:
     def __post_init__(self) -> None:
         if not 0.0 < self.damping <= 1.0:
             raise ConfigError(f"damping must be in (0, 1], got {self.damping!r}.")
-        if not 0.0 <= self.beta < 1.0:
-            raise ConfigError(f"beta must be in [0, 1), got {self.beta!r}.")
+        check_share("beta", self.beta)

@@ -97,6 +97,8 @@ def adam_step(
 class Elementwise:
     """``theta = decay theta - lr u(g)``."""
 
+    steps_along_gradient = False
+
     def __init__(self, elements: Elements, num_states: int, key: int) -> None:
         """Make a rule without history.
 

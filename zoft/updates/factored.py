@@ -38,6 +38,8 @@ class FactoredSteps(Protocol):
 class Factored:
     """``theta = decay theta - lr u``, u a product of factors for matrices, elementwise for other weights."""
 
+    steps_along_gradient = False
+
     def __init__(self, steps: FactoredSteps, elements: Elements, num_states: int, dense: DenseDirections) -> None:
         """Make a rule without history.
 

@@ -28,7 +28,14 @@ class Group(NamedTuple):
 
 
 class Rule(Protocol):
-    """Writes a step into the weights, and keeps what it needs for each of their elements."""
+    """Writes a step into the weights, and keeps what it needs for each of their elements.
+
+    Attributes:
+        steps_along_gradient: Whether a step is ``-lr g`` itself, with a g that repeats no earlier step's noise: the
+            loss along g then says what lr does, which ``zo_lr="auto"`` goes by.
+    """
+
+    steps_along_gradient: bool
 
     def state_size(self, shape: torch.Size) -> int:
         """Return how many float32 numbers are kept for a weight of this shape."""

@@ -16,6 +16,8 @@ from zoft.updates.stateless import Stateless
 class Sgd(Stateless):
     """``theta = decay theta - lr g``."""
 
+    steps_along_gradient = True
+
     def state_size(self, shape: torch.Size) -> int:
         """Nothing."""
         return 0

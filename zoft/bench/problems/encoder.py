@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from zoft.bench.problems.checks import check_batch_size, check_share
 from zoft.bench.problems.classification import Classification, Split, flip_labels
 from zoft.bench.problems.reviews import load_reviews
 from zoft.bench.problems.trained import select_trained
+from zoft.checks import check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
 
 CLASSES = 2
@@ -52,7 +52,7 @@ class Encoder:
 
     def __post_init__(self) -> None:
         check_share("label_noise", self.label_noise)
-        check_batch_size(self.batch_size)
+        check_count("batch_size", self.batch_size)
 
     def build(self, seed: int, device: torch.device) -> Classification:
         """See :class:`zoft.bench.problems.Task`."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zoft.bench.problems.checks import check_batch_size, check_choice, check_share
 from zoft.bench.problems.classification import Classification, Split, flip_labels
 from zoft.bench.problems.reviews import load_reviews
 from zoft.bench.problems.trained import select_trained
+from zoft.checks import check_choice, check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.encoding import EncodedPrompts, PromptedCollator, PromptEncoder
 from zoft.tasks.prompted import PromptedTask, option_scores
@@ -54,7 +54,7 @@ class Prompted:
 
     def __post_init__(self) -> None:
         check_share("label_noise", self.label_noise)
-        check_batch_size(self.batch_size)
+        check_count("batch_size", self.batch_size)
         check_choice("dtype", self.dtype, DTYPES)
         PromptedTask(self.template, self.label_words)
 

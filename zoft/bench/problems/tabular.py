@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from zoft.bench.problems.checks import check_batch_size, check_choice, check_share
 from zoft.bench.problems.classification import Classification, Split, flip_labels
+from zoft.checks import check_choice, check_count, check_share
 from zoft.errors import ConfigError
 
 DATASETS = ("breast_cancer", "digits", "wine")
@@ -50,7 +50,7 @@ class Tabular:
         if not self.l2 >= 0.0:
             raise ConfigError(f"l2 must be >= 0, got {self.l2!r}.")
         check_share("label_noise", self.label_noise)
-        check_batch_size(self.batch_size)
+        check_count("batch_size", self.batch_size)
 
     def build(self, seed: int, device: torch.device) -> Classification:
         """See :class:`zoft.bench.problems.Task`."""

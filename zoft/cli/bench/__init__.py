@@ -10,9 +10,10 @@ from zoft.cli.config import user_errors
 from zoft.errors import ConfigError, did_you_mean
 
 PROG = "zoft-bench"
-COMMANDS: dict[str, str] = {
-    "methods": "compare methods at equal forwards, tuned by one rule",
-}  # name: what it does, for the help; the module of that name here has its main(argv)
+COMMANDS: dict[str, str] = {  # name: what it does, for the help; the module of that name here has its main(argv)
+    "methods": "compare methods at equal forwards, tuned by one rule (docs/benchmark.md)",
+    "nzk": "the neural zeroth-order kernel: theory against training, with figures (docs/nzk.md)",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

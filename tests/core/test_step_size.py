@@ -1,0 +1,381 @@
+"""``zo_lr="auto"``: the step size is near its theoretical value, stays stable, and is a function of the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zoft
+from tests.core.runs import Run, digest, start
+from zoft.errors import ConfigError
+from zoft.method import build_method
+from zoft.registry import method_names
+from zoft.replay_log import ReplayLog
+from zoft.step_size import ladder
+from zoft.step_size.auto import FIRST_CHECKS, MOST, SHRINK
+from zoft.step_size.trust import Gain, Watch, clipped
+from zoft.types import StepRecord
+
+STEPS = 20  # in which a step size is chosen, and used
+
+
+class Bowl(nn.Module):
+    """``scale / 2 sum_i h_i (w_i / unit)^2``: the spectrum h is known, and so is the best step size."""
+
+    def __init__(self, spectrum: torch.Tensor, scale: float = 1.0, unit: float = 1.0) -> None:
+        super().__init__()
+        start = torch.randn(len(spectrum), generator=torch.Generator().manual_seed(1), dtype=spectrum.dtype)
+        self.w = nn.Parameter(unit * start)
+        self.register_buffer("h", spectrum)
+        self.scale, self.unit = scale, unit
+
+    def forward(self) -> torch.Tensor:
+        return self.scale * 0.5 * (self.h * (self.w / self.unit).square()).sum()
+
+
+def spectrum(size: int = 64, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Curvatures over two decades."""
+    return torch.logspace(-1, 1, size, dtype=dtype)
+
+
+def auto(model: nn.Module, **config: Any) -> zoft.ZOOptimizer:
+    return zoft.ZOOptimizer(model, 1.0, zoft.ZOConfig(zo_lr="auto", placement="snapshot", **config))
+
+
+def until_chosen(opt: zoft.ZOOptimizer, closure: Callable[[], torch.Tensor]) -> float:
+    """Take steps until one moves; return its step size."""
+    for _ in range(3 * FIRST_CHECKS):
+        opt.step(closure)
+        if opt.step_size.figures["zo_lr"]:
+            return opt.step_size.figures["zo_lr"]
+    raise AssertionError("no step size was chosen")
+
+
+def best_of(model: Bowl, queries: int) -> float:
+    """The lr of n-SPSA that lowers the loss most: ``q / (tr H + (q + 1) g^T H g / g^T g)``, H the Hessian."""
+    h = model.scale * model.h / model.unit**2
+    g = (h * model.w.detach()).double()
+    return float(queries / (h.sum() + (queries + 1) * (g * h * g).sum() / (g * g).sum()))
+
+
+# --- the choice ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("queries", [1, 8])
+def test_the_step_size_of_mezo_is_the_safe_part_of_the_best_within_a_factor_of_two(
+    queries: int, distribution: str
+) -> None:
+    model = Bowl(spectrum())
+    best = best_of(model, queries)
+    opt = auto(model, num_queries=queries, distribution=distribution, seed=3)
+    lr = until_chosen(opt, model)
+    assert 0.5 <= lr / (MOST * best) <= 2.0
+    assert "tr H" in opt.step_size.said and f"{lr:.2e}" in opt.step_size.said
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+def test_the_step_size_of_a_normalised_one_sided_method_is_too(distribution: str) -> None:
+    """FZOO divides MeZO's estimate by about ``|g|``, times zo_eps, by which it multiplies as well."""
+    model = Bowl(spectrum())
+    best = best_of(model, 8) * float((model.h * model.w.detach()).norm())
+    lr = until_chosen(auto(model, method="fzoo", distribution=distribution, zo_eps=1e-4), model)
+    assert 0.4 <= lr / (MOST * best) <= 2.5
+
+
+ABLE = [name for name in method_names() if build_method(zoft.ZOConfig(name)).can_measure_lr]
+
+
+@pytest.mark.parametrize("name", ABLE)
+def test_the_loss_falls_with_every_method_that_is_able(name: str) -> None:
+    model = Bowl(spectrum())
+    options = {"sparsity": 0.1} if name == "sparse_mezo" else {}
+    opt, before = auto(model, method=name, method_kwargs=options), model().item()
+    for _ in range(150):
+        opt.step(model)
+    assert model().item() < 0.8 * before
+
+
+@pytest.mark.parametrize("method", ["mezo", "fzoo"])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_it_does_not_diverge_whatever_the_scale_of_the_loss_and_of_the_weights(
+    scale: float, unit: float, method: str
+) -> None:
+    model = Bowl(spectrum(dtype=torch.float32), scale, unit)
+    opt, losses = auto(model, method=method), [model().item()]
+    for _ in range(120):
+        opt.step(model)
+        losses.append(model().item())
+    assert max(losses) <= 1.01 * losses[0] and losses[-1] < 0.8 * losses[0]
+
+
+def test_minibatch_noise_makes_steps_shorter() -> None:
+    """Where nine tenths of a slope are one batch's own, the step size follows the tenth that is not."""
+    rates = []
+    for noise in (0.0, 10.0):
+        model, rng = Bowl(spectrum()), torch.Generator().manual_seed(0)
+        opt = auto(model, zo_eps=1e-3)
+        for _ in range(300):
+            push = noise * torch.randn(64, generator=rng, dtype=torch.float64)
+            opt.step(lambda push=push, model=model: model() + (push * model.w).sum())  # type: ignore[misc]
+        rates.append(opt.step_size.figures["zo_lr"])
+    assert rates[1] < rates[0] / 2
+
+
+# --- zo_eps --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=["fp32", "bf16", "fp64"])
+def test_differences_at_the_chosen_zo_eps_stand_clear_of_the_noise(dtype: torch.dtype) -> None:
+    model = Bowl(spectrum())
+    slopes = model.h * model.w.detach()
+    opt = auto(model)
+    opt.step(lambda: model().to(dtype))
+    assert opt.last_record is not None
+    zo_eps, noise, _ = opt.last_record.probe
+    assert 2.0 * zo_eps * float(slopes.norm()) > 5.0 * noise > 0.0
+    assert opt.engine.zo_eps == pytest.approx(zo_eps, rel=1e-6)
+    assert opt.engine.config.zo_eps == 1e-3, "the configuration stays what it was"
+
+
+def losses_on_ladder(along: Callable[[float], float]) -> list[float]:
+    """Losses at the ladder's points, the same along each direction."""
+    points = ladder.points(0, 1)
+    return [along(point.terms[0].coefficient if point.terms else 0.0) for point in points]
+
+
+def test_the_ladder_chooses_between_rounding_and_bending() -> None:
+    def rounded(e: float) -> float:  # to 8e-6; the cubic term is a tenth of the slope at 0.3
+        return round((1.0 + e + 2.0 * e * e + e**3) * 2.0**17) / 2.0**17
+
+    zo_eps, noise = ladder.choose(ladder.differences(losses_on_ladder(rounded)), 7.0)
+    assert 3e-3 <= zo_eps <= 0.3 and 1e-6 <= noise <= 1e-5
+
+
+@pytest.mark.parametrize("flat", [0.0, 5.0, math.inf], ids=["zero", "five", "infinite"])
+def test_a_ladder_that_shows_nothing_leaves_the_default(flat: float) -> None:
+    values = ladder.differences([1e20 if flat == math.inf else flat] * ladder.NUM_POINTS)
+    assert ladder.choose(values, 0.125).zo_eps == 0.125
+
+
+def test_a_given_zo_eps_wins() -> None:
+    run = start(zo_lr="auto", zo_eps=5e-3).steps(0, 3)
+    assert run.opt.engine.zo_eps == 5e-3
+    assert [round(r, 6) for r in (run.opt.last_record or pytest.fail()).probe[:1]] == [5e-3]
+
+
+# --- keeping stable ------------------------------------------------------------------------------------
+
+
+def test_a_rise_of_the_loss_out_of_its_spread_is_an_alarm_and_its_spread_is_not() -> None:
+    rng = torch.Generator().manual_seed(0)
+    watch = Watch()
+    noisy = [1.0 + 0.1 * float(torch.randn((), generator=rng)) for _ in range(500)]
+    assert not any(watch.alarm(loss) for loss in noisy)
+    assert any(watch.alarm(loss + 1.0) for loss in noisy[:10])
+
+
+def test_a_spike_in_the_loss_shrinks_the_step_which_then_recovers() -> None:
+    model = Bowl(spectrum())
+    opt, rates = auto(model, zo_eps=1e-3), []
+    for step in range(150):
+        opt.step(lambda s=step: model() + (1e3 if 60 <= s < 70 else 0.0))  # type: ignore[misc]
+        rates.append(opt.step_size.figures["zo_lr"])
+    assert min(rates[60:75]) < 0.6 * rates[59]
+    assert rates[-1] > 1.5 * min(rates[60:75])
+
+
+def test_a_single_long_step_is_shortened() -> None:
+    assert clipped(10.0, 1.0, 4.0) == 4.0 and clipped(3.0, 1.0, 4.0) == 3.0 and clipped(10.0, 0.0, 4.0) == 10.0
+    model = Bowl(spectrum())
+    opt, moved = auto(model, zo_eps=1e-3), []
+    for step in range(60):
+        before = model.w.detach().clone()
+        opt.step(lambda s=step: (1e4 if s == 50 else 1.0) * model())  # type: ignore[misc]
+        moved.append(float((model.w.detach() - before).norm()))
+    assert moved[50] < 20 * max(moved[20:50])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_probe_that_is_not_finite_halves_the_step_and_stops_nothing(bad: float) -> None:
+    model = Bowl(spectrum())
+    opt = auto(model, zo_eps=1e-3)
+    for _ in range(STEPS):
+        opt.step(model)
+    rate, calls = opt.step_size.figures["zo_lr"], 0
+
+    def loss() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return model() * (bad if calls > 2 else 1.0)  # the estimate comes first
+
+    while calls <= 2:
+        calls = 0
+        opt.step(loss)
+    assert opt.step_size.figures["zo_lr"] <= 0.6 * rate and torch.isfinite(model.w).all()
+    seam = opt.loss(lambda: model())
+    assert math.isfinite(seam.item())
+
+
+def test_gain_is_the_ratio_that_minimises_the_quadratic() -> None:
+    gain = Gain()
+    gain.add(length=2.0, own=3.0, fresh=1.0, curvature=4.0)
+    assert (gain.reach, gain.best, gain.curvature) == (6.0 / 16.0, 2.0 / 16.0, 4.0)
+    gain.fade(0.5, 0.25)
+    assert (gain.reach, gain.best, gain.own, gain.fresh) == (6.0 / 16.0, 2.0 / 16.0, 3.0, 0.5)
+    assert Gain().reach == Gain().best == Gain().curvature == 0.0
+
+
+def test_the_step_size_follows_curvature_down_within_bounds() -> None:
+    model = Bowl(spectrum())
+    opt, rates = auto(model, zo_eps=1e-3), []
+    for step in range(120):
+        model.scale = 1.0 if step < 60 else 30.0
+        opt.step(model)
+        rates.append(opt.step_size.figures["zo_lr"])
+    assert rates[-1] < rates[59] / 8
+    assert all(after >= before / SHRINK / 2.0 for before, after in itertools.pairwise(rates[20:]))
+
+
+# --- a function of the log -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["closure", "seam"])
+@pytest.mark.parametrize(
+    "method",
+    [name if name == "conservative" else pytest.param(name, marks=pytest.mark.slow) for name in ABLE],
+)
+def test_base_and_log_are_the_trained_weights(method: str, style: str, tmp_path: Path) -> None:
+    run = start(tmp_path / "log", method=method, zo_lr="auto", zo_eps=None, style=style, schedule=False)
+    run.steps(0, STEPS).opt.close_log()
+    records = ReplayLog.open(tmp_path / "log").records
+    assert records[0].lrs == (0.0,) and records[-1].lrs[0] > 0.0
+    base = start().model
+    assert digest(base) != digest(run.model)
+    zoft.replay(base, tmp_path / "log")
+    assert digest(base) == digest(run.model)
+
+
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("zo_eps", [None, 1e-2], ids=["measured", "given"])
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(zo_eps: float | None, stop: int, tmp_path: Path) -> None:
+    """From its state, and from its log alone; neither measures again what is known."""
+    settings: dict[str, Any] = {"zo_lr": "auto", "zo_eps": zo_eps, "schedule": False}
+    whole = start(tmp_path / "whole", **settings).steps(0, STEPS)
+    part = start(tmp_path / "part", **settings).steps(0, stop)
+    state = part.opt.state_dict()
+    part.opt.close_log()
+
+    loaded = start(**settings)
+    loaded.model.load_state_dict(part.model.state_dict())
+    loaded.opt.load_state_dict(state)
+    logged = start(**settings)
+    logged.opt.resume_log(tmp_path / "part")
+    for again, first in ((loaded, stop), (logged, 0)):
+        again.steps(first, STEPS)
+        assert digest(again.model) == digest(whole.model)
+        assert again.opt.last_record == whole.opt.last_record
+        assert again.opt.step_size.state_dict() == whole.opt.step_size.state_dict()
+    assert logged.calls == loaded.calls, "the log's steps evaluate nothing"
+
+
+def test_skipped_steps_leave_no_trace(tmp_path: Path) -> None:
+    run = start(tmp_path / "log", zo_lr="auto", zo_eps=1e-2, bad=(3, 12), schedule=False).steps(0, STEPS)
+    run.opt.close_log()
+    assert [r.step for r in ReplayLog.open(tmp_path / "log").records if r.skipped] == [3, 12]
+    assert all(math.isfinite(value) for value in run.opt.step_size.figures.values())
+    base = start().model
+    zoft.replay(base, tmp_path / "log")
+    assert digest(base) == digest(run.model)
+
+
+def test_micro_batches_are_probed_as_one_batch() -> None:
+    """The means of two halves are the whole; tolerance: the float32 loss's last places over zo_eps squared."""
+    runs = [start(zo_lr="auto", zo_eps=1e-1, style=s, schedule=False).steps(0, 12) for s in ("closure", "seam")]
+    one, two = (run.opt.step_size.figures["zo_lr"] for run in runs)
+    assert one == pytest.approx(two, rel=0.02)
+
+
+def test_forwards_are_counted() -> None:
+    run = start(zo_lr="auto", zo_eps=None, schedule=False)
+    run.step(0)
+    first = run.calls
+    run.steps(1, STEPS)
+    estimates = STEPS * run.opt.engine.method.estimator.forwards
+    proof = first - ladder.NUM_POINTS - 2  # of reach, once
+    assert run.calls == estimates + run.opt.step_size.forwards + proof
+
+
+# --- learning rates are relative -----------------------------------------------------------------------
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    parameters = list(model.parameters())
+    return [{"params": parameters[:2], "lr": 1.0}, {"params": parameters[2:], "lr": 0.25}]
+
+
+def test_schedules_and_ratios_keep_their_meaning_and_the_learning_rate_has_none() -> None:
+    records: list[StepRecord | None] = []
+    for lr in (1.0, 1e-6):
+        run = start(zo_lr="auto", zo_eps=1e-2, lr=lr)
+        run.steps(0, 12)
+        records.append(run.opt.last_record)
+    assert records[0] is not None and records[1] is not None
+    assert records[0].lrs == pytest.approx(records[1].lrs, rel=1e-6)
+
+    run = start(zo_lr="auto", zo_eps=1e-2, param_groups=groups)
+    run.steps(0, 11)
+    rate = run.opt.step_size.figures["zo_lr"]
+    assert run.opt.last_record is not None and run.opt.last_record.lrs[0] > 0.0
+    assert run.opt.last_record.lrs[1] == pytest.approx(run.opt.last_record.lrs[0] / 4, rel=1e-6)
+    assert run.opt.last_record.lrs[0] <= rate * (1 - 10 / 12) * 1.001
+
+
+def test_without_auto_nothing_is_probed_and_records_are_as_they_were(tmp_path: Path) -> None:
+    run: Run = start(tmp_path / "log", schedule=False).steps(0, 2)
+    run.opt.close_log()
+    assert run.opt.step_size.forwards == 0 and run.opt.step_size.figures == {} and run.opt.step_size.said == ""
+    assert ReplayLog.open(tmp_path / "log").records[0].probe == ()
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(method_names()) - set(ABLE)))
+def test_methods_whose_steps_are_not_along_the_estimate_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"zo_lr='auto' does not go with method '{name}'.*use one of: .*mezo"):
+        build_method(zoft.ZOConfig(method=name, zo_lr="auto"))
+
+
+def test_rules_with_a_memory_and_methods_that_move_no_weights_are_refused() -> None:
+    with_a_memory = {"adam", "adamezo", "momentum", "sign", "conmezo", "svrg", "lozo_m", "subzero_plus"}
+    assert set(method_names()) - set(ABLE) == with_a_memory | {"forward_grad", "grzo"}
+
+
+@pytest.mark.parametrize("bad", ["Auto", 1e-3, True])
+def test_other_values_are_refused(bad: Any) -> None:
+    with pytest.raises(ConfigError, match=r"zo_lr must be 'auto' or None, got .*learning_rate"):
+        zoft.ZOConfig(zo_lr=bad)
+
+
+def test_a_learning_rate_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must not be 0"):
+        zoft.ZOOptimizer(Bowl(spectrum()), 0.0, zoft.ZOConfig(zo_lr="auto"))
+
+
+def test_a_log_with_auto_is_not_resumed_without(tmp_path: Path) -> None:
+    run = start(tmp_path / "log", zo_lr="auto", zo_eps=1e-2).steps(0, 2)
+    run.opt.close_log()
+    other = start(zo_eps=1e-2)
+    with pytest.raises(zoft.ZoftError, match="zo_lr"):
+        other.opt.resume_log(tmp_path / "log")
+    assert dataclasses.replace(zoft.ZOConfig(), zo_lr="auto").to_dict()["zo_lr"] == "auto"

@@ -1,0 +1,1 @@
+"""The experiments of ``zoft-bench nzk``: kernels and training against theory, and what sharing z gains."""

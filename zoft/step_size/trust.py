@@ -1,0 +1,116 @@
+"""From measurements to a step size: how far the quadratic model carries, and when to be careful.
+
+A step ``-lr G`` changes the loss by ``-lr (g . G) + lr^2 / 2 (G^T H G)``. With G = length * u, u of unit length an
+element, slopes and curvatures along u over several steps give the lr that lowers the loss most, ``sum length * slope /
+sum length^2 * curvature``. With one query and no minibatch noise it is about ``1 / tr H`` for MeZO, half of its
+mean-square stability bound (arXiv 2604.14669). A step is taken along its own batch's noise, too: slopes on the next
+batch do not contain that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Gain:
+    """Sums over the checks of past steps, older ones fading, of what a step gains and costs.
+
+    Attributes:
+        own: Of length * slope, as the step's own batch saw it.
+        cost: Of length^2 * curvature.
+        fresh: Of length * slope, as the next batch saw it: without the minibatch noise along which the step was taken.
+            It needs more checks than the others to be known, so it fades more slowly, and with it its own cost.
+        fresh_cost: As ``cost``, fading as slowly as ``fresh``.
+        weight: Of length^2, fading as ``cost``.
+    """
+
+    own: float = 0.0
+    cost: float = 0.0
+    fresh: float = 0.0
+    fresh_cost: float = 0.0
+    weight: float = 0.0
+
+    def fade(self, keep: float, keep_fresh: float) -> None:
+        """Let what is known count for less."""
+        self.own, self.cost, self.weight = keep * self.own, keep * self.cost, keep * self.weight
+        self.fresh, self.fresh_cost = keep_fresh * self.fresh, keep_fresh * self.fresh_cost
+
+    def add(self, length: float, own: float, fresh: float, curvature: float) -> None:
+        """Take in one step: its length, its slope on its own and on the next batch, and the curvature."""
+        self.own += length * own
+        self.cost += length * length * curvature
+        self.fresh += length * fresh
+        self.fresh_cost += length * length * curvature
+        self.weight += length * length
+
+    def expect(self, signal: float, share: float) -> None:
+        """Add ``share`` times what is known, as if the given part of all slopes had been seen on the next batch."""
+        self.fresh += share * signal * self.own
+        self.fresh_cost += share * self.cost
+
+    @property
+    def curvature(self) -> float:
+        """The mean curvature along the steps' directions, an estimate of tr H; 0 while nothing is known."""
+        return self.cost / self.weight if self.weight else 0.0
+
+    @property
+    def reach(self) -> float:
+        """The lr that lowers the steps' own losses most: all that curvature allows; 0 while nothing is known."""
+        return max(0.0, self.own / self.cost) if self.cost > 0.0 else 0.0
+
+    @property
+    def best(self) -> float:
+        """The lr that lowers the next batches' losses most; not negative."""
+        return max(0.0, self.fresh / self.fresh_cost) if self.fresh_cost > 0.0 else 0.0
+
+
+# Loss statistics: what a step leaves of the slow and the fast mean, the steps until they mean something, and the rise
+# of the fast mean over its lowest value, in standard deviations of the loss, that is an alarm.
+SLOW, FAST, WARMUP, RISE = 0.95, 0.8, 10, 3.0
+STILL = 1e-3  # the least standard deviation, as a part of the loss
+
+
+@dataclass
+class Watch:
+    """Running statistics of the training loss, which tell a rise from its spread.
+
+    Attributes:
+        mean: Slow running mean.
+        variance: Of the loss about it.
+        recent: Fast running mean.
+        lowest: The smallest ``recent`` since the last alarm.
+        count: Steps seen.
+    """
+
+    mean: float = 0.0
+    variance: float = 0.0
+    recent: float = 0.0
+    lowest: float = math.inf
+    count: int = 0
+
+    def alarm(self, loss: float) -> bool:
+        """Take in a loss; return whether the recent ones rose out of their spread. They are then the new normal."""
+        if self.count == 0:
+            self.mean = self.recent = loss
+        self.count += 1
+        apart = loss - self.mean
+        spread = max(math.sqrt(self.variance), STILL * abs(self.mean))
+        if self.count > WARMUP:  # a jump is not to hide in the spread that it makes
+            apart = min(apart, RISE * spread)
+        self.mean += (1.0 - SLOW) * apart
+        self.variance = SLOW * (self.variance + (1.0 - SLOW) * apart * apart)
+        self.recent += (1.0 - FAST) * (loss - self.recent)
+        if self.count <= WARMUP:
+            return False
+        self.lowest = min(self.lowest, self.recent)
+        if self.recent <= self.lowest + RISE * spread:
+            return False
+        self.lowest = self.recent
+        return True
+
+
+def clipped(length: float, square: float, most: float) -> float:
+    """Return a length, at most ``most`` root mean squares of earlier ones, if there are any."""
+    return min(length, most * math.sqrt(square)) if square else length
