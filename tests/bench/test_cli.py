@@ -53,7 +53,7 @@ def test_a_suite_runs_resumes_and_is_guarded(
     assert "so_lbfgs" not in capsys.readouterr().out
 
     expected = json.loads((tmp_path / "golden.json").read_text())
-    expected["problems"]["cancer"]["mezo"]["test_loss"] = 0.1
+    expected["problems"]["cancer"]["mezo"] |= {"test_loss": 0.1, "half_width": 0.0}
     (tmp_path / "golden.json").write_text(json.dumps(expected))
     with pytest.raises(SystemExit) as ended:
         main(["methods", "--config", recipe, "--golden", "golden.json"])

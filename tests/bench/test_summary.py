@@ -134,10 +134,17 @@ def test_a_summary_is_its_own_golden_one() -> None:
 
 def test_losses_orders_and_methods_that_are_not_the_golden_ones_are_named() -> None:
     expected = {
-        "tolerance": {"loss": 0.02, "relative_loss": 0.05},
-        "problems": {"cancer": {"a": {"test_loss": 0.2}, "b": {"test_loss": 0.3}, "c": {"test_loss": 0.21}}},
+        "tolerance": {"loss": 0.02, "relative_loss": 0.05, "interval": 0.5},
+        "problems": {
+            "cancer": {
+                "a": {"test_loss": 0.2, "half_width": None},
+                "b": {"test_loss": 0.3, "half_width": 0.01},
+                "c": {"test_loss": 0.21, "half_width": 0.0},
+                "wild": {"test_loss": 0.5, "half_width": 1.0},
+            }
+        },
     }
-    assert differences(expected, {"cancer": {"a": 0.22, "b": 0.29, "c": 0.19}}) == [], "within tolerance"
+    assert differences(expected, {"cancer": {"a": 0.22, "b": 0.29, "c": 0.19, "wild": 0.1}}) == [], "within tolerance"
     assert differences(expected, {"cancer": {"a": 0.31, "b": 0.3, "d": 0.1}}) == [
         "cancer: the test loss of a is 0.3100, it was 0.2000",
         "cancer: d is not in the golden summary",
