@@ -161,7 +161,7 @@ def typical(c: Array, kept: dict[str, Any]) -> float:
 
 def newton(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     c = curvatures(w, loss, zs)
-    sizes = np.maximum(np.abs(c), 0.1 * typical(c, kept))
+    sizes = np.maximum(np.abs(c), 0.5 * typical(c, kept))
     ps = slopes(w, loss, zs)
     return w - LR * np.mean([p / size * z for p, size, z in zip(ps, sizes, zs, strict=True)], axis=0)
 
@@ -171,7 +171,7 @@ def subspace_newton(w: Array, loss: Callable[[Array], float], zs: list[Array], k
     a = Slope().a.numpy()
     z = np.array([one.ravel() for one in zs])
     m = z @ a.T @ a @ z.T
-    damping = 0.1 * typical(np.diag(m), kept)
+    damping = 0.5 * typical(np.diag(m), kept)
     step = np.linalg.solve(m + damping * np.eye(len(zs)), slopes(w, loss, zs))
     return w - LR * (step @ z).reshape(w.shape)
 
@@ -186,11 +186,13 @@ def subspace_bfgs(w: Array, loss: Callable[[Array], float], zs: list[Array], kep
         s, y = kept["s"], p - kept["p"]
         assert np.linalg.norm(s) > 0
         inverse = kept["inverse"]
-        if y @ s > 0.1 * size * s @ s:
+        if y @ s > 0.5 * size * s @ s:
             left = unit - np.outer(s, y) / (y @ s)
             inverse = left @ inverse @ left.T + np.outer(s, s) / (y @ s)
-    kept.update(p=p, s=-inverse @ p, inverse=inverse)
-    return w - LR * sum(c * z for c, z in zip(inverse @ p, zs, strict=True))
+    a = inverse @ p
+    a *= min(1.0, np.linalg.norm(p) / (0.5 * size) / np.linalg.norm(a))
+    kept.update(p=p, s=-a, inverse=inverse)
+    return w - LR * sum(c * z for c, z in zip(a, zs, strict=True))
 
 
 def grzo(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:

@@ -6,9 +6,10 @@ are gradients of one function of K numbers, and what its Hessian is can be learn
     a = B p,    theta -= lr sum_k a_k z_k,    B = BFGS(B, s = -lr_1 a, y = p' - p),
 
 B of K x K scalars, ``1 / c`` on its diagonal at the start of a window, c the running mean of the curvature along
-directions. A pair whose y . s is not positive, as batches that differ make it now and then, is passed over.
+directions. A pair whose y . s is not positive, as batches that differ make it now and then, is passed over, and no step
+is longer than ``|p| / (damping c)``.
 
-Published settings: none; ours are K 4, a window of 20 steps, Rademacher, zo_eps 1e-3, lr 0.3. State beyond inference:
+Published settings: none; ours are K 4, a window of 5 steps, Rademacher, zo_eps 1e-3, lr 0.3. State beyond inference:
 K^2 + 2 K + 1 scalars. Forwards a step: 2 K + 1; the clean one is the training loss that is logged.
 
 Deviations: s is taken for lr 1; with another, constant lr, B adapts to it as to a change of scale.
@@ -58,9 +59,15 @@ class BfgsOnSpan:
         else:
             change = [new - old for new, old in zip(slopes, self._slopes, strict=True)]
             self._inverse = learned(self._inverse, self._moved, change, self._options.damping * typical)
-        a = times(self._inverse, slopes)
+        a = self._bounded(times(self._inverse, slopes), slopes, self._options.damping * typical)
         self._began, self._slopes, self._moved = began, slopes, [-x for x in a]
         return [Term(step, k, coefficient) for k, coefficient in enumerate(a)]
+
+    @staticmethod
+    def _bounded(a: list[float], slopes: list[float], least: float) -> list[float]:
+        """Return a step no longer than one against the least curvature that counts: a pair may be mostly noise."""
+        size, limit = math.sqrt(dot(a, a)), math.sqrt(dot(slopes, slopes)) / least if least else 0.0
+        return [x * limit / size for x in a] if size > limit else a
 
     def state_dict(self) -> dict[str, Any]:
         """What is known of the present window, and the running curvature."""
@@ -95,7 +102,7 @@ def learned(inverse: list[list[float]], s: list[float], y: list[float], least: f
 def build(config: ZOConfig, options: SubspaceBfgsOptions) -> Method:
     """Build subspace BFGS."""
     if config.shared_vector == "batch":
-        config = dataclasses.replace(config, shared_vector="window:20")
+        config = dataclasses.replace(config, shared_vector="window:5")
     config = with_defaults(config, zo_eps=1e-3, num_queries=4, distribution="rademacher")
     assert config.num_queries is not None and config.zo_eps is not None
     estimator = TwoSidedWithCurvature(config.num_queries, config.zo_eps)

@@ -17,7 +17,7 @@ class CurvatureOptions:
         beta: Decay of the running mean that says what is typical, in [0, 1).
     """
 
-    damping: float = 0.1
+    damping: float = 0.5
     beta: float = 0.9
 
     def __post_init__(self) -> None:
