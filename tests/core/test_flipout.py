@@ -166,10 +166,10 @@ def test_methods_that_average_learn_from_examples_with_directions_of_their_own(m
     opt = zoft.ZOOptimizer(model, lr, config, log=tmp_path / "log")
     with torch.no_grad():
         first = float(losses().mean())
-    for _ in range(60):
+    for _ in range(30):
         opt.step(losses)
     with torch.no_grad():
-        assert float(losses().mean()) < first - 0.05
+        assert float(losses().mean()) < first - 0.03
     opt.close_log()
     zoft.replay(base, tmp_path / "log")
     assert digest(base) == digest(model)
