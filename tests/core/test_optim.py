@@ -399,6 +399,8 @@ def test_two_micro_batches_of_eight_equal_one_of_sixteen(method: str) -> None:
     Measured on CPU over 5 steps: 1.4e-6 (three units in the last place of the loss); weights: 3e-7, of subzero_plus,
     whose Adam divides small numbers by each other, 1.2e-6.
     """
+    if method == "grzo":
+        pytest.skip("here a micro-batch has one loss, and so counts as one example")
     runs = [start(method=method, schedule=False) for _ in range(2)]
     estimator = runs[0].opt.engine.method.estimator
     for step in range(5):

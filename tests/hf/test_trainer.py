@@ -63,6 +63,8 @@ def test_base_weights_and_the_runs_log_are_the_trained_weights(method: str, dtyp
 @pytest.mark.parametrize("method", METHODS)
 def test_two_micro_batches_of_four_equal_a_batch_of_eight(method: str, tmp_path: Path) -> None:
     """With uneven numbers of labels. Tolerance: four units in the last place of the float32 loss."""
+    if method == "grzo":
+        pytest.skip("here a micro-batch has one loss, and so counts as one example")
     zo = zoft.ZOConfig(method=method, zo_eps=1e-2, num_queries=3)
     options: dict[str, Any] = {"zo": zo, "max_steps": 5, "learning_rate": 1e-3}
     one = trainer_of(tmp_path / "one", per_device_train_batch_size=8, **options)
