@@ -13,7 +13,7 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import start
 from tests.methods import claims, plain_placement
-from zoft.directions import blockwise, low_rank
+from zoft.directions import blocks
 from zoft.method import build_method
 from zoft.noise import Span, Term
 from zoft.placement import stream as stream_module
@@ -58,8 +58,7 @@ def test_any_cut_of_a_weight_gives_the_bits_of_the_whole(
             assert parameter != 0 or not torch.equal(whole, trainable.parameter)  # a mask may hide a short vector
             assert torch.equal(added(opt, parameter, [size // 3, size // 3 + 1, size - 2], **options), whole)
             with monkeypatch.context() as patch:
-                patch.setattr(low_rank, "_BLOCK", 17)
-                patch.setattr(blockwise, "_BLOCK", 17)
+                patch.setattr(blocks, "_BLOCK", 17)
                 assert torch.equal(added(opt, parameter, [], **options), whole)
 
 

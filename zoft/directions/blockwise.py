@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from zoft import noise
+from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
 from zoft.noise import Rounding, Span, Term
-
-_BLOCK = 2**18
 
 
 class BlockwiseDirections(ABC):
@@ -45,18 +44,15 @@ class BlockwiseDirections(ABC):
     ) -> None:
         """See :func:`zoft.noise.combine`."""
         for span in spans:
-            out, base = span.out.view(-1), span.base.view(-1)
-            for low in range(0, out.numel(), _BLOCK):
-                part = base[low : low + _BLOCK]
-                block = Span(out[low : low + _BLOCK], part, span.parameter, span.start + low)
-                noise.add(
-                    block,
-                    self._directed([block], part, terms),
-                    decay=decay,
-                    rounding=rounding,
-                    rounding_step=rounding_step,
-                    key=self.dense.key,
-                )
+            add_blocks(
+                span,
+                1,
+                lambda block: self._directed([block], block.base, terms),
+                decay=decay,
+                rounding=rounding,
+                rounding_step=rounding_step,
+                key=self.dense.key,
+            )
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from zoft import noise
+from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import factor
-from zoft.directions.low_rank import row_blocks, weighted_sum
+from zoft.directions.low_rank import products, rows_of
 from zoft.directions.stateless import Stateless
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
@@ -71,22 +72,22 @@ class FlipoutDirections(Stateless):
     ) -> None:
         """See :func:`zoft.noise.combine`; all terms are of one step."""
         for span in spans:
-            width = as_matrix(self.shapes[span.parameter])[1]
-            out, base = span.out.view(-1), span.base.view(-1)
             columns = [self.columns(term, span.parameter) for term in terms]
-            for low, high in row_blocks(span.start, span.start + out.numel(), width):
-                first, last = low // width, -(-high // width)
-                rows = [self.rows(term, span.parameter, first, last) for term in terms]
-                part, offset = slice(low - span.start, high - span.start), low - first * width
-                signs = weighted_sum(terms, rows, columns, base[part]).reshape(-1)[offset : offset + high - low]
-                noise.add(
-                    Span(out[part], base[part], span.parameter, low),
-                    signs * self.noise(terms[0].step, span.parameter, signs, low) if terms else signs,
-                    decay=decay,
-                    rounding=rounding,
-                    rounding_step=rounding_step,
-                    key=self.dense.key,
-                )
+            add_blocks(
+                span,
+                as_matrix(self.shapes[span.parameter])[1],
+                partial(self._total, terms, columns),
+                decay=decay,
+                rounding=rounding,
+                rounding_step=rounding_step,
+                key=self.dense.key,
+            )
+
+    def _total(self, terms: Sequence[Term], columns: Sequence[torch.Tensor], block: Span) -> torch.Tensor:
+        width = as_matrix(self.shapes[block.parameter])[1]
+        rows = [self.rows(term, block.parameter, *rows_of(block, width)) for term in terms]
+        signs = products(block, width, terms, rows, columns)
+        return signs * self.noise(terms[0].step, block.parameter, signs, block.start) if terms else signs
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]

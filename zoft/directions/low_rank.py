@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from zoft import noise
+from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import Factors
 from zoft.directions.stateless import Stateless
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
-
-# Elements made at once: so many that Python's share of the time is small.
-_BLOCK = 2**19
 
 
 @dataclass(frozen=True)
@@ -60,20 +59,22 @@ class LowRankDirections(Stateless):
             shape = self.shapes[span.parameter]
             if len(shape) != 2:
                 continue
-            out, base = span.out.view(-1), span.base.view(-1)
             rights = [self.factors.right(term, span.parameter, shape) for term in terms]
-            for low, high in row_blocks(span.start, span.start + out.numel(), shape[1]):
-                first, last = low // shape[1], -(-high // shape[1])
-                lefts = [self.factors.left(term, span.parameter, first, last, shape) for term in terms]
-                part, offset = slice(low - span.start, high - span.start), low - first * shape[1]
-                noise.add(
-                    Span(out[part], base[part], span.parameter, low),
-                    weighted_sum(terms, lefts, rights, base[part]).view(-1)[offset : offset + high - low],
-                    decay=decay,
-                    rounding=rounding,
-                    rounding_step=rounding_step,
-                    key=self.dense.key,
-                )
+            add_blocks(
+                span,
+                shape[1],
+                partial(self._total, terms, rights),
+                decay=decay,
+                rounding=rounding,
+                rounding_step=rounding_step,
+                key=self.dense.key,
+            )
+
+    def _total(self, terms: Sequence[Term], rights: Sequence[torch.Tensor], block: Span) -> torch.Tensor:
+        shape = self.shapes[block.parameter]
+        first, last = rows_of(block, shape[1])
+        lefts = [self.factors.left(term, block.parameter, first, last, shape) for term in terms]
+        return products(block, shape[1], terms, lefts, rights)
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
@@ -104,11 +105,14 @@ def weighted_sum(
     return noise.product(torch.cat(scaled, 1), torch.cat([right.T for right in rights]).to(like.device, dtype))
 
 
-def row_blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut a run of elements into blocks that end where rows do."""
-    rows = max(1, _BLOCK // max(1, width))
-    low = start
-    while low < stop:
-        high = min(stop, (low // width + rows) * width)
-        yield low, high
-        low = high
+def rows_of(block: Span, width: int) -> tuple[int, int]:
+    """Return the first row that a block of a matrix has elements in, and the one behind its last."""
+    return block.start // width, -(-(block.start + block.base.numel()) // width)
+
+
+def products(
+    block: Span, width: int, terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return :func:`weighted_sum` at a block's elements, flat, from the left factors of its rows."""
+    total = weighted_sum(terms, lefts, rights, block.base).reshape(-1)
+    return total[block.start % width :][: block.base.numel()] if terms else total
