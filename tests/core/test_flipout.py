@@ -209,6 +209,24 @@ def test_one_number_counts_as_one_example_and_says_so() -> None:
     assert opt.last_record.scalars[0] != 0.0 and opt.last_record.scalars[1:] == (0.0,) * 7
 
 
+@pytest.mark.parametrize("of_each", [True, False], ids=["losses of examples", "one loss"])
+def test_a_first_loss_that_is_not_finite_is_skipped_and_the_next_one_proves(of_each: bool) -> None:
+    model = make("llama")[0].eval()
+    rows = examples(model, tokens(6))
+
+    def losses(factor: float) -> torch.Tensor:
+        pairs = rows().view(3, 2).sum(1) * factor
+        return pairs if of_each else pairs.mean()
+
+    config = zoft.ZOConfig(method="grzo", num_queries=8, zo_eps=1e-2, nonfinite="skip")
+    opt = zoft.ZOOptimizer(model, 1e-3, config)
+    before = digest(model)
+    opt.step(lambda: losses(float("nan")))
+    assert opt.last_record is not None and opt.last_record.skipped and digest(model) == before
+    opt.step(lambda: losses(1.0))
+    assert sum(scalar != 0.0 for scalar in opt.last_record.scalars) == (3 if of_each else 1)
+
+
 def test_losses_of_examples_are_refused_where_all_share_a_direction() -> None:
     model = make("llama")[0]
     for placement in ("auto", "snapshot"):

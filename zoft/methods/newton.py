@@ -14,17 +14,15 @@ step: 2 q + 1; the clean one is the training loss that is logged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from zoft.estimators import TwoSidedWithCurvature
 from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import CurvatureOptions, RunningMean
+from zoft.updates import ByCurvature, CurvatureOptions
 
 
 @dataclass(frozen=True)
@@ -32,29 +30,17 @@ class NewtonOptions(CurvatureOptions):
     """Options of Newton steps along z: those of :class:`zoft.updates.CurvatureOptions`."""
 
 
-class NewtonAlongDirections:
+class NewtonAlongDirections(ByCurvature):
     """The update."""
-
-    def __init__(self, options: NewtonOptions) -> None:
-        self._options, self._curvature = options, RunningMean(options.beta)
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
         """See :class:`zoft.updates.Update`; the scalars are all slopes, then all curvatures."""
         count = len(scalars) // 2
-        slopes, curvatures = scalars[:count], [abs(c) for c in scalars[count:]]
-        least = self._options.damping * self._curvature.take(math.fsum(curvatures) / count)
-        sizes = [max(c, least) for c in curvatures]
-        return [
-            Term(step, k, p / (count * c) if c else 0.0) for k, (p, c) in enumerate(zip(slopes, sizes, strict=True))
-        ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The running curvature."""
-        return self._curvature.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :class:`zoft.updates.Update`."""
-        self._curvature.load_state_dict(state)
+        slopes, curvatures = scalars[:count], scalars[count:]
+        least = self.least(curvatures)
+        sizes = [max(abs(c), least) for c in curvatures]
+        pairs = enumerate(zip(slopes, sizes, strict=True))
+        return [Term(step, k, p / (count * c) if c else 0.0) for k, (p, c) in pairs]
 
 
 @register_method("newton", NewtonOptions)

@@ -16,10 +16,8 @@ Forwards a step: 2 K + K (K - 1) / 2 + 1; the clean one is the training loss tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from zoft.checks import check_count
 from zoft.errors import ConfigError
@@ -28,7 +26,7 @@ from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
 from zoft.registry import register_method
 from zoft.types import ZOConfig
-from zoft.updates import CurvatureOptions, RunningMean
+from zoft.updates import ByCurvature, CurvatureOptions
 from zoft.updates.small import conjugate_gradients, solve_positive
 
 
@@ -51,11 +49,12 @@ class SubspaceNewtonOptions(CurvatureOptions):
         check_count("iterations of subspace_newton", self.iterations)
 
 
-class NewtonOnSpan:
+class NewtonOnSpan(ByCurvature):
     """The update."""
 
     def __init__(self, estimator: TwoSidedWithHessian, options: SubspaceNewtonOptions) -> None:
-        self._estimator, self._options, self._curvature = estimator, options, RunningMean(options.beta)
+        super().__init__(options)
+        self._estimator, self._options = estimator, options
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
         """See :class:`zoft.updates.Update`; for the scalars see :class:`zoft.estimators.TwoSidedWithHessian`."""
@@ -64,8 +63,7 @@ class NewtonOnSpan:
         matrix = [[diagonal[i] if i == j else 0.0 for j in range(count)] for i in range(count)]
         for (i, j), mixed in zip(self._estimator.pairs, scalars[2 * count :], strict=True):
             matrix[i][j] = matrix[j][i] = mixed
-        typical = self._curvature.take(math.fsum(map(abs, diagonal)) / count)
-        damping = self._options.damping * typical
+        damping = self.least(diagonal)
         if damping == 0.0:  # flat so far: nothing says how long a step should be
             return [Term(step, k, 0.0) for k in range(count)]
         if self._options.solver == "cg":
@@ -73,14 +71,6 @@ class NewtonOnSpan:
         else:
             a = solve_positive(matrix, slopes, damping)
         return [Term(step, k, coefficient) for k, coefficient in enumerate(a)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The running curvature."""
-        return self._curvature.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :class:`zoft.updates.Update`."""
-        self._curvature.load_state_dict(state)
 
 
 @register_method("subspace_newton", SubspaceNewtonOptions)

@@ -77,6 +77,7 @@ class FlipoutPlacement:
                 )
         self._trainables, self._directions = trainables, directions
         self._owners, self._names = owners_of(model, trainables)
+        self._flipped: dict[nn.Module, Flipped] = {}  # once a loss turned out to be of examples
         self._places = _Places(part, parts)
         self._rows_per_example = 1
         self._terms: Sequence[Term] = ()
@@ -123,8 +124,7 @@ class FlipoutPlacement:
             examples = self._rows // self._rows_per_example
             first = self._places.first(self._terms, examples)
             flip = Flip(self._terms[first : first + examples], self._rows)
-            flipped = Flipped(module, self._owners[module], self._names, self._directions)
-            return flipped(flip, original, args, kwargs)
+            return self._flipped[module](flip, original, args, kwargs)
 
         return forward
 
@@ -134,14 +134,12 @@ class FlipoutPlacement:
         """Compare two examples' losses with those of the batch at weights that are moved for them.
 
         Returns:
-            A placement that moves weights whole, if the closure returns one number.
+            A placement that moves weights whole, if the closure returns one number; None if losses are not finite.
 
         Raises:
             PlacementError: If some module cannot be flipped, or examples depend on each other.
         """
         plain = loss_fn()
-        if not plain.isfinite().all():
-            return None
         if plain.ndim == 0:
             warnings.warn(
                 "the loss closure returns one number, so that each (micro-)batch counts as one example. For a "
@@ -156,6 +154,10 @@ class FlipoutPlacement:
         if not self._rows or self._rows % len(plain):
             raise PlacementError(f"a batch of {self._rows} rows gave {len(plain)} losses; it must be a multiple.")
         self._rows_per_example = self._rows // len(plain)
+        for module, owned in self._owners.items():
+            self._flipped[module] = Flipped(module, owned, self._names, self._directions)
+        if not plain.isfinite().all():
+            return None
         terms = [Term(0, place, 1e-2) for place in range(len(plain))]
         with wrapped_forwards(list(self._owners), self._wrapped):
             places, self._places = self._places, _Places(0, 1)

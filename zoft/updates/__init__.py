@@ -5,9 +5,9 @@ An update makes the gradient estimate of the scalars: whatever is not linear in 
 
 from zoft.updates.adaptive import ScalarAdaptive
 from zoft.updates.average import Average, FirstAverage
+from zoft.updates.by_curvature import ByCurvature, CurvatureOptions
 from zoft.updates.cautious import Cautious
 from zoft.updates.curvature import CurvatureWeighted
-from zoft.updates.curvature_options import CurvatureOptions
 from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
 from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
@@ -21,6 +21,7 @@ from zoft.updates.spread import SpreadNormalized
 __all__ = [
     "Average",
     "Block",
+    "ByCurvature",
     "Cautious",
     "CurvatureOptions",
     "CurvatureWeighted",

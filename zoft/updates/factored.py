@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import torch
 
-from zoft.directions import DenseDirections, Directions, ElementStates, GivenFactors, LowRankDirections, write_weights
+from zoft.directions import DenseDirections, Directions, GivenFactors, LowRankDirections, write_weights
 from zoft.noise import Term
 from zoft.types import StepRecord
-from zoft.updates.elementwise import Block, Elements, descend_blocks
+from zoft.updates.elementwise import Elements, Elementwise
 from zoft.updates.rule import Group
 
 
@@ -49,29 +49,23 @@ class Factored:
             num_states: Numbers kept for each of those elements, zeros at the start.
             dense: The run's noise, whose key keys the rounding.
         """
-        self._steps, self._elements, self._dense = steps, elements, dense
-        self._states = ElementStates(num_states, 0.0)
-        self._count = 0
+        self._steps, self._dense = steps, dense
+        self._others = Elementwise(elements, num_states, dense.key)
 
     def state_size(self, shape: torch.Size) -> int:
         """See :class:`zoft.updates.Rule`."""
-        return self._steps.state_size(shape) if len(shape) == 2 else self._states.count * shape.numel()
+        return self._steps.state_size(shape) if len(shape) == 2 else self._others.state_size(shape)
 
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord
     ) -> None:
         """See :class:`zoft.updates.Rule`."""
-        self._count += 1
-
-        def rule(block: Block) -> torch.Tensor:
-            return self._elements(block.total(directions, gradient), block.states, self._count)
-
+        others = []
         for group in groups:
-            others = []
+            others.append(group._replace(trainables=[t for t in group.trainables if len(t.stored().shape) != 2]))
             for trainable in group.trainables:
                 shape = trainable.stored().shape
                 if len(shape) != 2:
-                    others.append(trainable)
                     continue
                 factors = GivenFactors(*self._steps.factors(gradient, trainable.number, shape, record.step))
                 write_weights(
@@ -82,14 +76,13 @@ class Factored:
                     rounding="stochastic",
                     rounding_step=record.step,
                 )
-            descend_blocks(group._replace(trainables=others), self._states, record, self._dense.key, rule)
+        self._others.descend(directions, others, gradient, record)
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`zoft.updates.Rule`."""
-        return {"count": self._count, "states": self._states.state_dict(), "steps": self._steps.state_dict()}
+        return {"others": self._others.state_dict(), "steps": self._steps.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :class:`zoft.updates.Rule`."""
-        self._count = int(state["count"])
-        self._states.load_state_dict(state["states"])
+        self._others.load_state_dict(state["others"])
         self._steps.load_state_dict(state["steps"])
