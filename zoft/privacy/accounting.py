@@ -1,0 +1,141 @@
+"""What releases cost, by Opacus's accountants. What happened is kept apart from it: see :class:`Release`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zoft.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Release:
+    """One noised sum over a batch into which every example came with probability ``sample_rate``, independently.
+
+    Attributes:
+        mechanism: ``"gaussian"`` or ``"laplace"``.
+        noise_multiplier: Scale of the noise over the sum's sensitivity (L2 or, equal for one element, L1).
+        sample_rate: In (0, 1].
+    """
+
+    mechanism: str
+    noise_multiplier: float
+    sample_rate: float
+
+
+History = Sequence[tuple[Release, int]]
+"""Releases, and how often each happened. All of one mechanism."""
+
+
+def epsilon(history: History, *, delta: float | None, accountant: str) -> float:
+    """Return the epsilon of a history of releases, under add/remove adjacency.
+
+    Args:
+        history: What happened.
+        delta: Probability with which the bound may fail; None for the Laplace mechanism, whose bound does not.
+        accountant: ``"prv"`` or ``"rdp"``, of the Gaussian mechanism. Pure epsilons are added up.
+    """
+    happened = [(release, count) for release, count in history if count]
+    if not happened:
+        return 0.0
+    if happened[0][0].mechanism == "laplace":
+        return math.fsum(count * _laplace_epsilon(release) for release, count in happened)
+    from opacus.accountants import create_accountant
+
+    counted = create_accountant(accountant)
+    counted.history = [(r.noise_multiplier, r.sample_rate, count) for r, count in happened]
+    with warnings.catch_warnings():
+        # Its table of orders ends; the bound holds all the same.
+        warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+        return float(counted.get_epsilon(delta=delta))
+
+
+def _laplace_epsilon(release: Release) -> float:
+    """Return a sampled release's pure epsilon: ``log(1 + q (exp(1/b) - 1))`` (Balle et al. 2018, arXiv 1807.01647)."""
+    return math.log1p(release.sample_rate * math.expm1(1.0 / release.noise_multiplier))
+
+
+def calibrated(
+    *,
+    target_epsilon: float,
+    delta: float | None,
+    sample_rate: float,
+    steps: int,
+    accountant: str,
+    mechanism: str,
+    before: History = (),
+) -> float:
+    """Return the noise multiplier with which ``steps`` releases, after others, cost at most ``target_epsilon``.
+
+    For the Gaussian mechanism with nothing before, this is ``opacus.accountants.utils.get_noise_multiplier``.
+
+    Raises:
+        ConfigError: If what happened before has used the budget up.
+    """
+    if mechanism == "laplace":
+        each = target_epsilon / steps
+        return 1.0 / math.log1p(math.expm1(each) / sample_rate)
+    if not before:
+        from opacus.accountants.utils import get_noise_multiplier
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+            return float(
+                get_noise_multiplier(
+                    target_epsilon=target_epsilon,
+                    target_delta=delta,
+                    sample_rate=sample_rate,
+                    steps=steps,
+                    accountant=accountant,
+                )
+            )
+    spent = epsilon(before, delta=delta, accountant=accountant)
+    if spent >= target_epsilon:
+        raise ConfigError(
+            f"measuring the clip threshold alone costs epsilon {spent:.3g} of dp_target_epsilon={target_epsilon}. "
+            "Raise the target or give dp_clip_threshold."
+        )
+
+    def cost(noise_multiplier: float) -> float:
+        history = [*before, (Release(mechanism, noise_multiplier, sample_rate), steps)]
+        return epsilon(history, delta=delta, accountant=accountant)
+
+    return _smallest(cost, target_epsilon)
+
+
+def _smallest(cost: Callable[[float], float], target: float, tolerance: float = 0.01) -> float:
+    """Bisect for the least noise multiplier whose cost is below the target, and within ``tolerance`` of it."""
+    low, high = 0.0, 10.0
+    while (reached := cost(high)) > target:
+        low, high = high, 2.0 * high
+        if high > 1e6:
+            raise ConfigError(f"no noise brings the cost below epsilon {target}; raise dp_target_epsilon.")
+    while target - reached > tolerance and high - low > 1e-6 * high:
+        middle = (low + high) / 2.0
+        if (at_middle := cost(middle)) < target:
+            high, reached = middle, at_middle
+        else:
+            low = middle
+    return high
+
+
+def affordable(
+    release: Release, *, target_epsilon: float, delta: float | None, accountant: str, before: History = (), most: int
+) -> int:
+    """Return how many releases may follow what happened before until the budget would be exceeded, ``most`` at most."""
+
+    def fits(count: int) -> bool:
+        return epsilon([*before, (release, count)], delta=delta, accountant=accountant) <= target_epsilon
+
+    if fits(most):
+        return most
+    fitting, too_many = 0, most
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        if fits(middle):
+            fitting = middle
+        else:
+            too_many = middle
+    return fitting
