@@ -9,6 +9,7 @@ Exception
     ├── NonFiniteLossError             a loss came back as NaN or infinity
     ├── UnchangedError                 a run ended with the very weights that it began with
     ├── DistributedError               the processes of a run differ, or one of them is gone
+    ├── PrivacyBudgetError             another step would cost more privacy than was promised
     ├── ReplayError                    the log does not belong to this model, or is damaged
     └── BenchmarkError                 a benchmark cannot go on, or its results are not those that were committed
 UserWarning
@@ -51,6 +52,10 @@ class UnchangedError(ZoftError):
 
 class DistributedError(ZoftError):
     """The processes of a run differ, or one of them is gone."""
+
+
+class PrivacyBudgetError(ZoftError):
+    """Another step would cost more privacy than was promised."""
 
 
 class ReplayError(ZoftError):

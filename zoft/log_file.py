@@ -6,6 +6,9 @@ A record is ``step u32 | flags u32 | loss f32 | scalars f32[n] | lrs f32[groups]
 little-endian and of one size throughout the file: 24 bytes for one scalar and one parameter group (the probe is
 there with zo_lr="auto" only). Records are appended by a single write each, so a kill loses at most the one being
 written; a torn tail is recognised and cut. This module imports no torch, so that looking at logs is quick.
+
+The log of a private run is its ledger too. Before a step's batch is looked at, an intent is written, a record that holds
+nothing but the step: from then on the step is paid for, whatever becomes of it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ LOG_NAME = "zo_log"
 FORMAT_VERSION = 1
 _MAGIC = b"ZOFTLOG\n"
 _SKIPPED = 1
+_INTENT = 2
 
 
 class ReplayLog:
@@ -34,7 +38,8 @@ class ReplayLog:
     Attributes:
         path: The file.
         header: What :func:`zoft.replay_log.make_header` returned at the start of the run.
-        records: All records, in order of their steps.
+        records: All records of steps, in order.
+        intents: How many intents it holds; 0 unless the run is private.
     """
 
     def __init__(
@@ -45,10 +50,12 @@ class ReplayLog:
         end: int,
         size: int,
         file: LockedFile | None = None,
+        intents: int = 0,
     ) -> None:
         self.path = path
         self.header = header
         self.records = records
+        self.intents = intents
         self._end = end
         self._size = size  # of the file; beyond the end there is what a kill has left of a record
         self._file = file
@@ -112,8 +119,8 @@ class ReplayLog:
                 f"{path} has format version {header['format']}; this zoft reads {FORMAT_VERSION}. Use the zoft that "
                 "wrote it."
             )
-        records, end = _read_records(path, header, content, 16 + length)
-        return cls(path, header, records, end, len(content), file)
+        records, intents, end = _read_records(path, header, content, 16 + length)
+        return cls(path, header, records, end, len(content), file, intents)
 
     def append(self, record: StepRecord) -> None:
         """Write one record; it survives the process from here on.
@@ -124,18 +131,29 @@ class ReplayLog:
         if record.step != len(self.records):
             raise ReplayError(f"the log ends at step {len(self.records)}; step {record.step} cannot follow it.")
         flags = _SKIPPED if record.skipped else 0
-        body = self._layout.pack(record.step, flags, record.loss, *record.scalars, *record.lrs, *record.probe)
-        content = body + struct.pack("<I", zlib.crc32(body))
         with uninterrupted():
-            written = self._write(content, record.step)
-            self._size = self._end + written
-            if written != len(content):
-                raise ReplayError(
-                    f"the disk took {written} of {len(content)} bytes of step {record.step}: is it full? The weights "
-                    "have not moved; make room, then resume."
-                )
-            self._end = self._size
+            self._add(record.step, flags, record.loss, *record.scalars, *record.lrs, *record.probe)
             self.records.append(record)
+
+    def intend(self) -> None:
+        """Write that the next step is about to be taken, and bring that to the disk itself."""
+        floats = (self._layout.size - 8) // 4
+        with uninterrupted():
+            self._add(len(self.records), _INTENT, *[0.0] * floats)
+            self.intents += 1
+        self.flush()
+
+    def _add(self, step: int, *fields: float) -> None:
+        body = self._layout.pack(step, *fields)
+        content = body + struct.pack("<I", zlib.crc32(body))
+        written = self._write(content, step)
+        self._size = self._end + written
+        if written != len(content):
+            raise ReplayError(
+                f"the disk took {written} of {len(content)} bytes of step {step}: is it full? The weights have not "
+                "moved; make room, then resume."
+            )
+        self._end = self._size
 
     def _write(self, content: bytes, step: int) -> int:
         try:
@@ -174,11 +192,12 @@ def _layout(header: dict[str, Any]) -> struct.Struct:
     return struct.Struct(f"<IIf{header['num_scalars']}f{len(header['weight_decays'])}f{probes}f")
 
 
-def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int) -> tuple[list[StepRecord], int]:
+def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int) -> tuple[list[StepRecord], int, int]:
     layout, count = _layout(header), header["num_scalars"]
     groups = len(header["weight_decays"])
     size = layout.size + 4
     records: list[StepRecord] = []
+    intents, end = 0, start
     for at in range(start, len(content) - size + 1, size):
         body = content[at : at + layout.size]
         (crc,) = struct.unpack_from("<I", content, at + layout.size)
@@ -189,9 +208,13 @@ def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int
         step, flags, loss, *rest = layout.unpack(body)
         if step != len(records):
             raise ReplayError(f"the replay log {path} holds step {step} where step {len(records)} belongs.")
+        end = at + size
+        if flags & _INTENT:
+            intents += 1
+            continue
         scalars, lrs, probe = rest[:count], rest[count : count + groups], rest[count + groups :]
         records.append(StepRecord(step, loss, tuple(scalars), tuple(lrs), bool(flags & _SKIPPED), tuple(probe)))
-    return records, start + len(records) * size
+    return records, intents, end
 
 
 def free_name(path: Path) -> Path:
@@ -205,6 +228,8 @@ def free_name(path: Path) -> Path:
 def branch(log: ReplayLog, steps: int, folder: str | os.PathLike[str]) -> None:
     """Start a run folder that resumes from an earlier step of a run: its log is the beginning of that run's.
 
+    What a private run has spent, it has spent: the branch begins with all of its intents.
+
     Args:
         log: The run's log.
         steps: How many of its steps the branch begins with.
@@ -217,6 +242,8 @@ def branch(log: ReplayLog, steps: int, folder: str | os.PathLike[str]) -> None:
     if path.exists():
         raise ReplayError(f"{path} exists: a branch needs a folder of its own, or there would be two runs in one.")
     started = ReplayLog.create(path, log.header)
+    for _ in range(log.intents):
+        started.intend()
     for record in log.records[:steps]:
         started.append(record)
     started.close()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from zoft.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,7 @@ def epsilon(history: History, *, delta: float | None, accountant: str) -> float:
 
     counted = create_accountant(accountant)
     counted.history = [(r.noise_multiplier, r.sample_rate, count) for r, count in happened]
-    with warnings.catch_warnings():
-        # Its table of orders ends; the bound holds all the same.
-        warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+    with _quiet():
         return float(counted.get_epsilon(delta=delta))
 
 
@@ -58,76 +55,33 @@ def _laplace_epsilon(release: Release) -> float:
 
 
 def calibrated(
-    *,
-    target_epsilon: float,
-    delta: float | None,
-    sample_rate: float,
-    steps: int,
-    accountant: str,
-    mechanism: str,
-    before: History = (),
+    *, target_epsilon: float, delta: float | None, sample_rate: float, steps: int, accountant: str, mechanism: str
 ) -> float:
-    """Return the noise multiplier with which ``steps`` releases, after others, cost at most ``target_epsilon``.
+    """Return the noise multiplier with which ``steps`` releases cost at most ``target_epsilon``.
 
-    For the Gaussian mechanism with nothing before, this is ``opacus.accountants.utils.get_noise_multiplier``.
-
-    Raises:
-        ConfigError: If what happened before has used the budget up.
+    For the Gaussian mechanism this is ``opacus.accountants.utils.get_noise_multiplier``.
     """
     if mechanism == "laplace":
-        each = target_epsilon / steps
-        return 1.0 / math.log1p(math.expm1(each) / sample_rate)
-    if not before:
-        from opacus.accountants.utils import get_noise_multiplier
+        return 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
+    from opacus.accountants.utils import get_noise_multiplier
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
-            return float(
-                get_noise_multiplier(
-                    target_epsilon=target_epsilon,
-                    target_delta=delta,
-                    sample_rate=sample_rate,
-                    steps=steps,
-                    accountant=accountant,
-                )
+    with _quiet():
+        return float(
+            get_noise_multiplier(
+                target_epsilon=target_epsilon,
+                target_delta=delta,
+                sample_rate=sample_rate,
+                steps=steps,
+                accountant=accountant,
             )
-    spent = epsilon(before, delta=delta, accountant=accountant)
-    if spent >= target_epsilon:
-        raise ConfigError(
-            f"measuring the clip threshold alone costs epsilon {spent:.3g} of dp_target_epsilon={target_epsilon}. "
-            "Raise the target or give dp_clip_threshold."
         )
 
-    def cost(noise_multiplier: float) -> float:
-        history = [*before, (Release(mechanism, noise_multiplier, sample_rate), steps)]
-        return epsilon(history, delta=delta, accountant=accountant)
 
-    return _smallest(cost, target_epsilon)
-
-
-def _smallest(cost: Callable[[float], float], target: float, tolerance: float = 0.01) -> float:
-    """Bisect for the least noise multiplier whose cost is below the target, and within ``tolerance`` of it."""
-    low, high = 0.0, 10.0
-    while (reached := cost(high)) > target:
-        low, high = high, 2.0 * high
-        if high > 1e6:
-            raise ConfigError(f"no noise brings the cost below epsilon {target}; raise dp_target_epsilon.")
-    while target - reached > tolerance and high - low > 1e-6 * high:
-        middle = (low + high) / 2.0
-        if (at_middle := cost(middle)) < target:
-            high, reached = middle, at_middle
-        else:
-            low = middle
-    return high
-
-
-def affordable(
-    release: Release, *, target_epsilon: float, delta: float | None, accountant: str, before: History = (), most: int
-) -> int:
-    """Return how many releases may follow what happened before until the budget would be exceeded, ``most`` at most."""
+def affordable(release: Release, *, target_epsilon: float, delta: float | None, accountant: str, most: int) -> int:
+    """Return how many releases the budget pays for, ``most`` at most."""
 
     def fits(count: int) -> bool:
-        return epsilon([*before, (release, count)], delta=delta, accountant=accountant) <= target_epsilon
+        return epsilon([(release, count)], delta=delta, accountant=accountant) <= target_epsilon
 
     if fits(most):
         return most
@@ -139,3 +93,11 @@ def affordable(
         else:
             too_many = middle
     return fitting
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Opacus warns when its table of RDP orders ends; the bound holds all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+        yield

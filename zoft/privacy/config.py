@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from zoft.checks import check_choice
+from zoft.checks import check_choice, check_count
 from zoft.errors import ConfigError
 
 MECHANISMS = ("gaussian", "laplace")
@@ -26,8 +26,9 @@ class PrivacyConfig:
             target is where training stops.
         dp_clip_threshold: Largest norm of an example's vector of slopes that counts, > 0. None: see
             :data:`zoft.privacy.plan.DEFAULT_CLIP`.
-        dp_clip_quantile: In place of a threshold: measure, privately and before the first step, the norm below which
-            this share of the examples is, in (0, 1). Its cost is part of the budget.
+        dp_clip_quantile: In place of a threshold: let the first steps measure, privately, the norm below which this
+            share of the examples is, in (0, 1), and leave the weights alone meanwhile.
+        dp_clip_steps: How many steps that takes, >= 1. They cost what others cost.
         dp_mechanism: ``"gaussian"``, or ``"laplace"`` for pure epsilon and one direction a step.
         dp_accountant: Opacus's accountant of the Gaussian mechanism: ``"prv"`` (tight) or ``"rdp"``.
         dp_eval_is_public: Evaluation data are public, so that what is measured on them may be shown and acted upon.
@@ -38,6 +39,7 @@ class PrivacyConfig:
     dp_noise_multiplier: float | None = None
     dp_clip_threshold: float | None = None
     dp_clip_quantile: float | None = None
+    dp_clip_steps: int = 20
     dp_mechanism: str = "gaussian"
     dp_accountant: str = "prv"
     dp_eval_is_public: bool = False
@@ -51,6 +53,7 @@ class PrivacyConfig:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0.0 < value < 1.0):
                 raise ConfigError(f"{name} must be a number in (0, 1), got {value!r}.")
+        check_count("dp_clip_steps", self.dp_clip_steps)
         check_choice("dp_mechanism", self.dp_mechanism, MECHANISMS)
         check_choice("dp_accountant", self.dp_accountant, ACCOUNTANTS)
         if not isinstance(self.dp_eval_is_public, bool):
@@ -64,11 +67,6 @@ class PrivacyConfig:
                 raise ConfigError(
                     f"dp_target_delta={self.dp_target_delta} was given, but the Laplace mechanism is accounted without "
                     "delta (pure epsilon). Leave it out, or use dp_mechanism='gaussian'."
-                )
-            if self.dp_clip_quantile is not None:
-                raise ConfigError(
-                    "dp_clip_quantile is measured by the Gaussian mechanism, which needs a delta; with "
-                    "dp_mechanism='laplace' give dp_clip_threshold."
                 )
         elif self.dp_target_delta is None:
             raise ConfigError(
