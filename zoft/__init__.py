@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from zoft.errors import ZoftError, ZoftWarning
     from zoft.hf import ZOCallback, ZOTrainer, ZOTrainerMixin
     from zoft.optim import ZOOptimizer
+    from zoft.privacy.config import PrivacyConfig
     from zoft.replay_log import replay
     from zoft.types import ZOConfig
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 # Public names are loaded when first used, so that `import zoft` does not import torch.
 _HOMES = {
+    "PrivacyConfig": "zoft.privacy.config",
     "ZOCallback": "zoft.hf",
     "ZOConfig": "zoft.types",
     "ZOOptimizer": "zoft.optim",
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "PrivacyConfig",
     "ZOCallback",
     "ZOConfig",
     "ZOOptimizer",

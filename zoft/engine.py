@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoft.errors import ConfigError, NonFiniteLossError
+from zoft.errors import ConfigError, NonFiniteLossError, PlacementError
 from zoft.estimators import WHOLE, Point, Share
 from zoft.interrupts import uninterrupted
 from zoft.method import build_method
 from zoft.noise import Term
 from zoft.parameters import Trainable
-from zoft.placement import Placement, check_placement, make_placement
+from zoft.placement import Placement, SnapshotPlacement, check_placement, make_placement
 from zoft.storage import reshard
 from zoft.types import Estimate, LossFn, StepRecord, ZOConfig
 from zoft.updates import Group
@@ -95,6 +95,37 @@ class ZOEngine:
             self._faults += [f"{point.name} is {value}" for value in yielded if not math.isfinite(value)]
         return self.method.estimator.estimate(values)
 
+    def estimates(self, loss_fns: Sequence[LossFn]) -> list[Estimate]:
+        """Estimate on each of several examples alone: what one yields does not depend on which others there are.
+
+        Args:
+            loss_fns: One closure for each example; see :meth:`estimate`. There may be none.
+
+        Raises:
+            PlacementError: If weights are not moved for good while examples are evaluated: see ``snapshot``.
+        """
+        points = self.method.estimator.points(self.step)
+        checked = [self._checked(loss_fn) for loss_fn in loss_fns]
+        reshard(self.model)
+        if self._placement is None:
+            self._placement = self._made_placement(WHOLE)
+        placement = self._placement
+        if not isinstance(placement, SnapshotPlacement):
+            raise PlacementError(f"examples are evaluated alone under placement 'snapshot', not {placement.name!r}.")
+        with evaluating(self.model), torch.no_grad(), placement.session():
+            losses = [placement.evaluate_each(point.terms, checked) for point in points]
+        return [self.method.estimator.estimate(of_example) for of_example in zip(*losses, strict=True)]
+
+    def _made_placement(self, share: Share) -> Placement:
+        return make_placement(
+            self.config,
+            self.model,
+            self.trainables,
+            self.directions,
+            evaluation=self.method.evaluation,
+            part=(share.part, share.parts),
+        )
+
     def evaluate(self, loss_fn: LossFn, points: Sequence[Point], share: Share = WHOLE) -> list[float]:
         """Return what points yield, one after the other, with what :meth:`estimate` promises.
 
@@ -113,14 +144,7 @@ class ZOEngine:
             placement = self._placement
             if placement is None:
                 # Not before now: a model may still be sharded after its optimizer is made.
-                placement = make_placement(
-                    self.config,
-                    self.model,
-                    self.trainables,
-                    self.directions,
-                    evaluation=self.method.evaluation,
-                    part=(share.part, share.parts),
-                )
+                placement = self._made_placement(share)
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
             # Whatever the losses are, all points are evaluated: a loss may gather from other processes.

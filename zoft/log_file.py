@@ -7,8 +7,8 @@ little-endian and of one size throughout the file: 24 bytes for one scalar and o
 there with zo_lr="auto" only). Records are appended by a single write each, so a kill loses at most the one being
 written; a torn tail is recognised and cut. This module imports no torch, so that looking at logs is quick.
 
-The log of a private run is its ledger too. Before a step's batch is looked at, an intent is written, a record that holds
-nothing but the step: from then on the step is paid for, whatever becomes of it.
+The log of a private run is its ledger too. Before a step's batch is looked at, an intent is written, a record that
+holds nothing but the step: from then on the step is paid for, whatever becomes of it.
 """
 
 from __future__ import annotations

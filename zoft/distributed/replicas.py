@@ -92,17 +92,22 @@ class Replicas:
         """
         if self.size == 1:
             return list(values)
-        everyone = self._gathered(torch.tensor([*values, *same.values()], dtype=torch.float64))
-        columns = torch.stack(everyone, dim=1).tolist()
-        for name, column in zip(same, columns[len(values) :], strict=True):
-            other = next((rank for rank, value in enumerate(column) if value != column[0]), None)
-            if other is not None:
-                raise DistributedError(
-                    f"the processes do not have the same {name}: {column[0]} on rank 0, {column[other]} on rank "
-                    f"{other}. Their weights would part: give every process the same learning rate and schedule."
-                )
+        columns = self._columns([*values, *same.values()], torch.float64)
+        _check_column(same, columns[len(values) :])
         columns = columns[: len(values)]
         return [math.fsum(c) / self.size if all(map(math.isfinite, c)) else math.nan for c in columns]
+
+    def total(self, values: Sequence[int], same: Mapping[str, float] = MappingProxyType({})) -> list[int]:
+        """Return the sum over processes of each integer, on every one. See :meth:`mean`."""
+        if self.size == 1:
+            return list(values)
+        _check_column(same, self._columns(list(same.values()), torch.float64))
+        return [sum(column) for column in self._columns(values, torch.int64)]
+
+    def _columns(self, values: Sequence[float], dtype: torch.dtype) -> list[list[Any]]:
+        """Return, for each place in ``values``, what all processes have there."""
+        columns: list[list[Any]] = torch.stack(self._gathered(torch.tensor(values, dtype=dtype)), dim=1).tolist()
+        return columns
 
     def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return every process's tensor, in order of rank; all have one shape."""
@@ -164,6 +169,17 @@ class Replicas:
                     f"{tables[0].get(name, 'lacks it')}; rank {rank}: {other.get(name, 'lacks it')}), "
                     f"{len(different)} of {len(tables[0])} in all. {advice}"
                 )
+
+
+def _check_column(same: Mapping[str, float], columns: Sequence[Sequence[float]]) -> None:
+    """Raise DistributedError, naming the first number that is not the same on all processes."""
+    for name, column in zip(same, columns, strict=True):
+        other = next((rank for rank, value in enumerate(column) if value != column[0]), None)
+        if other is not None:
+            raise DistributedError(
+                f"the processes do not have the same {name}: {column[0]} on rank 0, {column[other]} on rank {other}. "
+                "Their weights would part: give every process the same learning rate and schedule."
+            )
 
 
 def _device() -> torch.device:

@@ -22,6 +22,8 @@ class AntitheticPopulation:
     num_queries: int
     zo_eps: float
 
+    kind = "losses"
+
     @property
     def num_scalars(self) -> int:
         """One for each member."""

@@ -24,6 +24,8 @@ class TwoSidedWithCurvature:
     num_queries: int
     zo_eps: float
 
+    kind = "slopes and curvatures"
+
     @property
     def num_scalars(self) -> int:
         """A slope and a curvature for each query."""

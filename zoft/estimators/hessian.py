@@ -31,6 +31,8 @@ class TwoSidedWithHessian:
         """Queries i < j, in the order of their scalars."""
         return [(i, j) for i in range(self.num_queries) for j in range(i + 1, self.num_queries)]
 
+    kind = "slopes and second derivatives"
+
     @property
     def num_scalars(self) -> int:
         """The slopes, q, and q (q + 1) / 2 curvatures."""

@@ -22,6 +22,8 @@ class OneSided:
     num_queries: int
     zo_eps: float
 
+    kind = "slopes"
+
     @property
     def num_scalars(self) -> int:
         """One projected gradient for each query."""

@@ -26,6 +26,8 @@ class PerExample:
     num_queries: int
     zo_eps: float
 
+    kind = "slopes of single examples"
+
     @property
     def num_scalars(self) -> int:
         """One for each place."""

@@ -28,6 +28,10 @@ class Estimator(Protocol):
     """Plans evaluations and combines their losses, linearly, so that micro-batches and ranks add up."""
 
     @property
+    def kind(self) -> str:
+        """What the scalars are, in words; ``"slopes"`` if each is a directional derivative of the loss."""
+
+    @property
     def num_scalars(self) -> int:
         """How many scalars an estimate has."""
 

@@ -20,6 +20,8 @@ class Slopes:
 
     num_queries: int
 
+    kind = "slopes"
+
     @property
     def num_scalars(self) -> int:
         """One projected gradient for each query."""

@@ -24,6 +24,8 @@ class TwoSided:
     num_queries: int
     zo_eps: float
 
+    kind = "slopes"
+
     @property
     def num_scalars(self) -> int:
         """One projected gradient for each query."""

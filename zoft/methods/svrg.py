@@ -76,6 +76,8 @@ class AnchoredEstimator:
     zo_eps: float
     anchor: Anchor
 
+    kind = "slopes"
+
     @property
     def num_scalars(self) -> int:
         """Two slopes for each query."""

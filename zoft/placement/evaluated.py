@@ -26,8 +26,16 @@ class Evaluated(ABC):
         Raises:
             ConfigError: If the closure does not return one number.
         """
+        return self.evaluate_each(terms, [loss_fn])
+
+    def evaluate_each(self, terms: Sequence[Term], loss_fns: Sequence[LossFn]) -> tuple[float, ...]:
+        """Return what each of several closures yields at one point, for which the weights are moved once.
+
+        Raises:
+            ConfigError: If a closure does not return one number.
+        """
         with self.at(terms):
-            return (float(single(loss_fn())),)
+            return tuple(float(single(loss_fn())) for loss_fn in loss_fns)
 
 
 def single(loss: torch.Tensor) -> torch.Tensor:

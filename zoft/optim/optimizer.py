@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ from zoft.distributed import Replicas
 from zoft.engine import ZOEngine, float32
 from zoft.errors import ConfigError, ReplayError, ZoftWarning
 from zoft.estimators import num_shares
+from zoft.optim.gathering import Gathering
+from zoft.optim.private import PrivateSteps
+from zoft.optim.seam import Seam
 from zoft.parameters import select
+from zoft.privacy.plan import PrivacyPlan
+from zoft.privacy.qualify import check_model, private_config
 from zoft.replay_log import ReplayLog, check_base, describe, fingerprint, hashes, make_header
 from zoft.step_size import AutoStepSize, GivenStepSize, StepSize
 from zoft.types import LossFn, StepRecord, ZOConfig
@@ -38,6 +43,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             norms, as in MeZO). Ignored where ``param_groups`` sets its own.
         param_groups: torch parameter groups (``{"params": [...], "lr": ..., "weight_decay": ...}``) that
             together hold exactly the selected parameters.
+        privacy: Makes the run differentially private, as planned. Steps then take a list with one closure for each
+            example of a Poisson-sampled batch (:class:`zoft.privacy.PoissonBatches`) and yield no loss.
         log: Path at which to start a replay log. With several processes the first one's counts, and writes it.
 
     Raises:
@@ -52,6 +59,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         *,
         weight_decay: float = 0.0,
         param_groups: Sequence[dict[str, Any]] | None = None,
+        privacy: PrivacyPlan | None = None,
         log: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -60,6 +68,9 @@ class ZOOptimizer(torch.optim.Optimizer):
                 "its parameters. Choose among them by ZOConfig(include=[...], exclude=[...]) or requires_grad."
             )
         config = ZOConfig.of(config)
+        if privacy is not None:
+            config = private_config(config)
+            check_model(model)
         _check_rates({"lr": lr, "weight_decay": weight_decay})
         trainables = select(model, config.include, config.exclude)
         if param_groups is None:
@@ -99,56 +110,50 @@ class ZOOptimizer(torch.optim.Optimizer):
         if config.zo_lr == "auto":
             lrs = [float(group["lr"]) for group in self.param_groups]
             self.step_size = AutoStepSize(self.engine, lrs, choose_eps=config.zo_eps is None)
+        self.privacy = None if privacy is None else PrivateSteps(self.engine, self.replicas, privacy)
+        self._gathering: Gathering = self.privacy or Seam(self.engine, self.replicas, self.step_size)
         self.last_record: StepRecord | None = None
         self._evaluated = 0  # steps, as opposed to those repeated from a log
         self._logged: list[StepRecord] = []
         self._log: ReplayLog | None = None
         self._said_lr = False  # once a run, not once a step
-        # One element for each scalar, one for the loss, and those that the step size goes by. It belongs to no
-        # parameter group, so that gradient clipping never sees it. float64, so that micro-batches sum without loss.
-        length = self.engine.num_scalars + 1 + self.step_size.num_values
-        self._scalars = torch.zeros(length, dtype=torch.float64, requires_grad=True)
         if self.replicas.from_first(lambda: log is not None):
             self.start_log(log or "")  # only the first process opens it
 
     # --- steps ------------------------------------------------------------------------------------------
 
-    def loss(self, loss_fn: LossFn) -> torch.Tensor:
+    def loss(self, loss_fn: LossFn | Sequence[LossFn]) -> torch.Tensor:
         """Estimate on one micro-batch; return its loss at theta, ready for ``backward()``.
 
         The value is the loss; its gradient with respect to a tiny internal leaf is the method's scalars. So
         whatever a training loop does to losses (scaling, accumulation) happens to the scalars too.
 
         Args:
-            loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss.
+            loss_fn: A closure that runs one forward on a fixed batch and returns the scalar mean loss. In a private
+                run: a list of closures, one for each example; the examples of all micro-batches count alike.
 
         Returns:
-            A float32 scalar on the device of the closure's losses.
+            A float32 scalar on the device of the closure's losses; NaN in a private run.
         """
         recorded = self.recorded
-        if recorded is None:
-            values = self._evaluated_on(loss_fn)
-            value = values[self.engine.num_scalars]
-        else:
-            values, value = [0.0] * len(self._scalars), recorded.loss
-        slopes = torch.tensor(values, dtype=torch.float64)
-        with torch.enable_grad():
-            seam = ((self._scalars - self._scalars.detach()) * slopes).sum()
-            loss = torch.tensor(value, dtype=torch.float32, device=self.engine.loss_device)
-            return loss + seam.to(loss.device, torch.float32)
+        return self._gathering.note(loss_fn) if recorded is None else self._gathering.shown(recorded)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> torch.Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any] | Sequence[Callable[[], Any]] | None = None
+    ) -> torch.Tensor:
         """Take one step.
 
         Args:
             closure: Runs one forward on a fixed batch and returns the scalar mean loss; must not call
-                ``backward()``. Without it, the step uses the losses made by :meth:`loss` since the last one.
+                ``backward()``. In a private run: a list, one for each example. Without it, the step uses the losses
+                made by :meth:`loss` since the last one.
 
         Returns:
-            The loss at theta, before the step.
+            The loss at theta, before the step; NaN in a private run.
 
         Raises:
             NonFiniteLossError: See :meth:`zoft.engine.ZOEngine.estimate`.
+            PrivacyBudgetError: If the budget of a private run does not pay for another step.
             ConfigError: If there is neither a closure nor a loss that was backpropagated.
         """
         for group, decay in zip(self.param_groups, self.engine.weight_decays, strict=True):
@@ -162,14 +167,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         record = self.recorded
         if record is None:
             self._check_replicas()
-            total = self.replicas.mean(
-                self._total(closure), same={f"lr of parameter group {group}": lr for group, lr in enumerate(lrs)}
-            )
-            estimate, probe = total[: self.engine.num_scalars + 1], total[self.engine.num_scalars + 1 :]
-            record = self.engine.record(estimate, lrs, self.step_size.probe(probe))
-            record = replace(record, lrs=float32(self.step_size.rates(record, lrs)))
+            record = self._gathering.record(closure, lrs)
             if self._log is not None:
                 self._log.append(record)
+                if self.privacy is not None:
+                    self._log.flush()
         elif record.lrs != float32(self.step_size.rates(record, lrs)) and not self._said_lr:
             self._said_lr = True
             warnings.warn(
@@ -179,7 +181,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 stacklevel=2,
             )
         # Before the weights, after which a Ctrl-C that was held back surfaces: the step is then complete.
-        self._scalars.grad = None
+        self._gathering.forget()
         self.last_record = record
         self.step_size.took(record)
         self.engine.apply(record)
@@ -188,31 +190,13 @@ class ZOOptimizer(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the losses that were backpropagated since the last step."""
         super().zero_grad(set_to_none)
-        self._scalars.grad = None
-
-    def _total(self, closure: Callable[[], Any] | None) -> list[float]:
-        if closure is not None:
-            return self._evaluated_on(closure)
-        if self._scalars.grad is None:
-            raise ConfigError(
-                "step() has nothing to go by: pass a closure that returns the loss, or call "
-                "optimizer.loss(closure).backward() first."
-            )
-        total: list[float] = self._scalars.grad.tolist()
-        return total
-
-    def _evaluated_on(self, loss_fn: LossFn) -> list[float]:
-        """Return the scalars of one micro-batch, its loss, and what the step size goes by."""
-        estimate = self.engine.estimate(loss_fn, self.replicas.share)
-        points = self.step_size.points()
-        losses = self.engine.evaluate(loss_fn, points, self.replicas.share) if points else []
-        return [*estimate.scalars, estimate.loss, *self.step_size.measured(losses)]
+        self._gathering.forget()
 
     def _check_replicas(self) -> None:
         """At this object's first step, and every ``replica_check_steps`` steps: are all processes still the same?"""
         self._evaluated += 1
         if self.replicas.size > 1 and self._evaluated == 1:
-            settings = {k: repr(v) for k, v in describe(self.engine).items()}
+            settings = {k: repr(v) for k, v in self._description.items()}
             self.replicas.check_same(settings, "settings", "Start every process with the same recipe and flags.")
             self._check_weights(fingerprint)
         elif (self._evaluated - 1) % self.engine.config.replica_check_steps == 0:
@@ -265,8 +249,9 @@ class ZOOptimizer(torch.optim.Optimizer):
                 ZoftWarning,
                 stacklevel=2,
             )
-        header = make_header(self.engine)
+        header = {**make_header(self.engine), **self._description}
         self._keep(lambda: ReplayLog.create(path, header))
+        self._begin_spending(0)
 
     def resume_log(self, path: str | os.PathLike[str]) -> int:
         """Go on with an interrupted run's log.
@@ -281,17 +266,19 @@ class ZOOptimizer(torch.optim.Optimizer):
             ReplayError: If the log is of another run (other base weights, parameters, groups or settings), or
                 another process is writing it.
         """
-        header = self._keep(lambda: ReplayLog.open(path, to_append=True))
+        header, intents = self._keep(lambda: ReplayLog.open(path, to_append=True))
         if len(self._logged) < self.engine.step:
             raise ReplayError(
                 f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
                 f"{self.engine.step}."
             )
-        for key, mine in describe(self.engine).items():
-            if header[key] != mine:
+        if self.privacy is not None and "privacy" in header:
+            self.privacy.use_noise_of(header)
+        for key, mine in {"privacy": None, **self._description}.items():
+            if header.get(key) != mine:
                 raise ReplayError(
-                    f"the log at {Path(path)} was made with {key} = {_difference(header[key], mine)}. Go on with the "
-                    "settings of the interrupted run, or start in another output_dir."
+                    f"the log at {Path(path)} was made with {key} = {_difference(header.get(key), mine)}. Go on with "
+                    "the settings of the interrupted run, or start in another output_dir."
                 )
         if self.engine.step == 0:
             check_base(self.engine.model, header["base"])
@@ -300,19 +287,30 @@ class ZOOptimizer(torch.optim.Optimizer):
                 f"the log at {Path(path)} is of another run than this checkpoint: its step {self.last_record.step} "
                 "differs. Resume where checkpoint and log belong together, or start in another output_dir."
             )
+        self._begin_spending(intents)
         return len(self._logged)
 
-    def _keep(self, opened: Callable[[], ReplayLog]) -> dict[str, Any]:
-        """Let the first process open the log; all learn its header and its records. Returns the header."""
+    def _keep(self, opened: Callable[[], ReplayLog]) -> tuple[dict[str, Any], int]:
+        """Let the first process open the log; all learn its records. Returns its header and number of intents."""
         logs = []
 
-        def read() -> tuple[dict[str, Any], list[StepRecord]]:
+        def read() -> tuple[dict[str, Any], int, list[StepRecord]]:
             logs.append(opened())
-            return logs[0].header, logs[0].records
+            return logs[0].header, logs[0].intents, logs[0].records
 
-        header, self._logged = self.replicas.from_first(read)
+        header, intents, self._logged = self.replicas.from_first(read)
         self._log = logs[0] if logs else None
-        return header
+        return header, intents
+
+    def _begin_spending(self, intents: int) -> None:
+        if self.privacy is not None:
+            self.privacy.begin(self._log, intents=intents, records=self._logged)
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        """What the log's header says of the run's settings, which must not change while it goes on."""
+        described = describe(self.engine)
+        return described if self.privacy is None else {**described, "privacy": self.privacy.plan.to_dict()}
 
     @property
     def log(self) -> ReplayLog | None:
@@ -341,6 +339,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             **self.engine.state_dict(),
             "step_size": self.step_size.state_dict(),
             "last_record": None if self.last_record is None else astuple(self.last_record),
+            "charged": 0 if self.privacy is None else self.privacy.charged,
         }
         return state
 
@@ -349,8 +348,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         if "zo" not in state_dict:
             raise ConfigError("this optimizer state was not saved by ZOOptimizer (it has no 'zo' entry).")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "zo"})
-        self._scalars.grad = None
         self.engine.load_state_dict(state_dict["zo"])
+        self._gathering.forget()
+        if self.privacy is not None:
+            self.privacy.charged = state_dict["zo"]["charged"]
         self.step_size.load_state_dict(state_dict["zo"]["step_size"])
         last = state_dict["zo"]["last_record"]
         self.last_record = None if last is None else StepRecord(*last)

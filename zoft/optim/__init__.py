@@ -1,0 +1,5 @@
+"""zoft behind torch's optimizer protocol."""
+
+from zoft.optim.optimizer import ZOOptimizer
+
+__all__ = ["ZOOptimizer"]
