@@ -24,7 +24,7 @@ from zoft.privacy.clipping import CLIPPED
 from zoft.privacy.mechanism import release
 from zoft.privacy.noise import noised
 
-SEED, QUERIES, STEPS = 5, 16, 200
+SEED, QUERIES, STEPS = 5, 16, 150
 SIGMA, CLIP = 0.7, 3.0
 UNIT = SIGMA * CLIP / BATCH  # standard deviation of what a step publishes
 RARE = 1e-7
