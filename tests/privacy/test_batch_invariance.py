@@ -17,7 +17,7 @@ from torch import nn
 
 import zoft
 from tests.core.conftest import VOCABULARY, make
-from tests.hf.conftest import Row, rows, trainer_of
+from tests.hf.conftest import Row, _imports_are_no_garbage, rows, trainer_of
 from zoft.errors import ConfigError
 from zoft.hf import private as private_training
 from zoft.hf.private import EXAMPLES
@@ -26,10 +26,12 @@ from zoft.privacy import PrivacyConfig
 from zoft.privacy.clipping import CLIPPED, clip_to_grid
 from zoft.privacy.mechanism import PrivateSum
 
+__all__ = ["_imports_are_no_garbage"]  # a fixture
+
 QUERIES = 2
 LONG = 7  # the row that is longest by far
 PRIVACY = PrivacyConfig(dp_noise_multiplier=1.0, dp_target_delta=1e-5, dp_clip_threshold=2.0)
-FAMILIES = ["llama", "gpt2", "opt", "bert", "t5"]
+OTHERS = ("gpt2", "opt", "bert", "t5")
 
 # Micro-batches of one step, and where row 1 is in it.
 COMPANIES = {
@@ -59,9 +61,8 @@ class Padded:
 
 def uneven_rows() -> list[Row]:
     """Rows of three to eight tokens, few or many of which carry a loss, and one of fourteen."""
-    short = [
-        {name: row[name][-length:] for name in row} for row, length in zip(rows(7), (8, 5, 3, 8, 6, 4, 7), strict=True)
-    ]
+    lengths = (8, 5, 3, 8, 6, 4, 7)
+    short = [{name: row[name][-length:] for name in row} for row, length in zip(rows(7), lengths, strict=True)]
     return [*short, *rows(1, length=14, seed=1)]
 
 
@@ -106,7 +107,7 @@ def one_step(output_dir: Path, micro_batches: list[list[int]], family: str = "ll
     return trainer
 
 
-@pytest.mark.parametrize("family", [*FAMILIES])
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_an_example_adds_the_same_in_any_company(
     family: str, added: list[list[float]], drawn: Callable[[list[list[int]]], None], tmp_path: Path
 ) -> None:
