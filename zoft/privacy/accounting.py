@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from zoft.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Release:
@@ -60,21 +62,33 @@ def calibrated(
     """Return the noise multiplier with which ``steps`` releases cost at most ``target_epsilon``.
 
     For the Gaussian mechanism this is ``opacus.accountants.utils.get_noise_multiplier``.
+
+    Raises:
+        ConfigError: If no noise is enough by this accountant.
     """
     if mechanism == "laplace":
-        return 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
+        scale = 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
+        while steps * _laplace_epsilon(Release(mechanism, scale, sample_rate)) > target_epsilon:
+            scale = math.nextafter(scale, math.inf)  # rounding would cost the last step
+        return scale
     from opacus.accountants.utils import get_noise_multiplier
 
-    with _quiet():
-        return float(
-            get_noise_multiplier(
-                target_epsilon=target_epsilon,
-                target_delta=delta,
-                sample_rate=sample_rate,
-                steps=steps,
-                accountant=accountant,
+    try:
+        with _quiet():
+            return float(
+                get_noise_multiplier(
+                    target_epsilon=target_epsilon,
+                    target_delta=delta,
+                    sample_rate=sample_rate,
+                    steps=steps,
+                    accountant=accountant,
+                )
             )
-        )
+    except ValueError as error:
+        raise ConfigError(
+            f"dp_target_epsilon={target_epsilon} is too little for {steps} steps at delta {delta} by dp_accountant="
+            f"{accountant!r}, whatever the noise. Raise it, or use dp_accountant='prv', which is tighter."
+        ) from error
 
 
 def affordable(release: Release, *, target_epsilon: float, delta: float | None, accountant: str, most: int) -> int:
@@ -97,7 +111,8 @@ def affordable(release: Release, *, target_epsilon: float, delta: float | None, 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Opacus warns when its table of RDP orders ends; the bound holds all the same."""
+    """Opacus warns when its table of RDP orders ends, and its PRV takes log(0) at sampling rate 1; both bounds hold."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+        warnings.filterwarnings("ignore", "divide by zero encountered in log", RuntimeWarning)
         yield
