@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ class PrivateSteps:
         self.plan = plan
         self.charged = 0
         self._engine, self._replicas = engine, replicas
-        self._intend: Callable[[], int] | None = None
+        self._has_log = False
+        self._log: ReplayLog | None = None  # on the process that writes it
         self._affordable = 0
         self._shares: list[float] = []  # what the measuring steps released
         self._epsilons = {0: 0.0}
@@ -104,12 +105,7 @@ class PrivateSteps:
                 "this is an earlier copy of the log. Resume with the one that the run left last."
             )
 
-        def intend() -> int:
-            assert log is not None
-            log.intend()
-            return log.intents
-
-        self._intend = intend
+        self._has_log, self._log = True, log
         self.charged = intents
         self._shares = [record.scalars[0] for record in records[: self.plan.measuring_steps]]
         wasted = intents - len(records)
@@ -201,7 +197,7 @@ class PrivateSteps:
     def _charge(self) -> None:
         if self._is_paid:
             return
-        if self._intend is None:
+        if not self._has_log:
             raise ConfigError(
                 "a private run needs a log, which is its ledger: ZOOptimizer(..., log=path), start_log or resume_log."
             )
@@ -212,5 +208,15 @@ class PrivateSteps:
                 f"exceed dp_target_epsilon={config.dp_target_epsilon}."
             )
         self.forget()
-        self.charged = self._replicas.from_first(self._intend)
+        try:
+            self.charged = self._replicas.from_first(self._intend)
+        except BaseException:
+            if self._log is not None:
+                self.charged = self._log.intents  # it may be written all the same: a Ctrl-C comes when it is
+            raise
         self._is_paid = True
+
+    def _intend(self) -> int:
+        assert self._log is not None
+        self._log.intend()
+        return self._log.intents
