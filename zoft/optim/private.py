@@ -149,6 +149,7 @@ class PrivateSteps:
     def record(self, closure: Sequence[LossFn] | None, lrs: Sequence[float]) -> StepRecord:
         """Make the step's record: noised scalars, and no loss."""
         if closure is not None:
+            self.forget()  # of an attempt that was interrupted: its examples are not in this batch
             self.note(closure)
         if not self._is_paid:
             raise ConfigError(
