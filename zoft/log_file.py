@@ -177,9 +177,20 @@ class ReplayLog:
             ) from None
 
     def flush(self) -> None:
-        """Bring all records to the disk itself, so that they survive a power cut too."""
-        if self._file is not None:
+        """Bring all records to the disk itself, so that they survive a power cut too.
+
+        Raises:
+            ReplayError: If the disk fails.
+        """
+        if self._file is None:
+            return
+        try:
             os.fsync(self._file.descriptor)
+        except OSError as error:
+            raise ReplayError(
+                f"{self.path} could not be brought to the disk: {error.strerror}. The weights have not moved; mend the "
+                "disk, then resume."
+            ) from None
 
     def close(self) -> None:
         """Flush to the disk, close and unlock; the log can be appended to again."""

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 import zoft
-import zoft.privacy.mechanism
 from tests.core.runs import digest
 from zoft.log_file import ReplayLog
 from zoft.privacy import PrivacyConfig, PrivacyPlan
@@ -101,21 +99,6 @@ class Noise:
         self.sums.append([step / CLIPPED for step in total])
         self.draws.append([after - before for after, before in zip(released, total, strict=True)])
         return released
-
-
-@pytest.fixture
-def noise(monkeypatch: pytest.MonkeyPatch) -> Noise:
-    """The real noise, watched."""
-    watched = Noise(zoft.privacy.mechanism.noised)
-    monkeypatch.setattr(zoft.privacy.mechanism, "noised", watched)
-    return watched
-
-
-@pytest.fixture
-def no_noise(monkeypatch: pytest.MonkeyPatch) -> Noise:
-    watched = Noise(lambda total, mechanism, noise_multiplier: list(total))
-    monkeypatch.setattr(zoft.privacy.mechanism, "noised", watched)
-    return watched
 
 
 def record_size(log: ReplayLog) -> int:

@@ -15,7 +15,7 @@ import torch
 import zoft.optim.private
 from tests.core.runs import digest
 from tests.core.test_log_safety import disk_of
-from tests.privacy.runs import Noise, Run, no_noise, noise, plan_of, promise, replayed, resumed  # noqa: F401
+from tests.privacy.runs import Noise, Run, plan_of, promise, record_size, replayed, resumed
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError, PrivacyBudgetError, ReplayError
 from zoft.log_file import ReplayLog, branch
@@ -108,3 +108,245 @@ def test_a_crash_keeps_the_charge_and_discards_the_batch_and_the_noise(
     run.opt.close_log()
     assert replayed(log) == digest(run.model)
     assert ReplayLog.open(log).intents == run.spending.charged
+
+
+# --- torn records and full disks ------------------------------------------------------------------------
+
+
+def test_torn_records_are_cut_and_an_intent_before_a_torn_commit_counts(tmp_path: Path) -> None:
+    log, plan = tmp_path / "log", plan_of()
+    run = Run(plan, log)
+    run.step()
+    run.step()
+    run.opt.close_log()
+    content = log.read_bytes()
+    size = record_size(ReplayLog.open(log))
+    for torn in range(1, 2 * size):
+        log.write_bytes(content[:-torn])
+        held = ReplayLog.open(log)
+        assert (held.intents, len(held.records)) == ((2, 1) if torn <= size else (1, 1))
+        if torn in (1, size - 1, size, size + 1, 2 * size - 1):
+            again = resumed(plan, log)
+            assert again.spending.charged == held.intents
+            again.step()
+            again.step()
+            again.opt.close_log()
+            assert ReplayLog.open(log).intents == held.intents + 1
+            assert replayed(log) == digest(again.model)
+
+
+@pytest.mark.parametrize("room", [0, 7], ids=["no room", "room for 7 bytes"])
+@pytest.mark.parametrize("full_at", ["intent", "commit"])
+@pytest.mark.parametrize("same_process", [True, False], ids=["the same process", "a new process"])
+def test_a_full_disk_neither_moves_the_weights_nor_takes_back_a_charge(
+    same_process: bool, full_at: str, room: int, noise: Noise, tmp_path: Path
+) -> None:
+    log, plan = tmp_path / "log", plan_of()
+    run = Run(plan, log)
+    run.step()
+    weights = digest(run.model)
+    one = record_size(ReplayLog.open(log)) if full_at == "commit" else 0
+    with disk_of(log.stat().st_size + one + room):
+        with pytest.raises(ReplayError, match=r"step 1.* make room"):
+            run.step([3, 4])
+        if full_at == "commit":
+            with pytest.raises(ReplayError, match=r"step 1.* make room"):
+                run.step([3, 4])
+    charged = run.spending.charged
+    assert charged == (2 if full_at == "commit" else 1) and digest(run.model) == weights
+    assert full_at == "commit" or not {3, 4} & set(run.looked_at), "uncharged, no example is looked at"
+    if not same_process:
+        run.opt.close_log()
+        run = resumed(plan, log)
+        run.step()
+    run.step([5])
+    assert run.spending.charged == charged + 1
+    run.opt.close_log()
+    assert (len(ReplayLog.open(log).records), ReplayLog.open(log).intents) == (2, charged + 1)
+    assert replayed(log) == digest(run.model)
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["while the intent is flushed", "while the commit is flushed"])
+def test_a_disk_that_fails_to_flush_is_a_readable_error_and_nothing_moves(
+    nth: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run(plan_of(), tmp_path / "log")
+    flushed, weights = 0, digest(run.model)
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal flushed
+        flushed += 1
+        if flushed == nth:
+            raise OSError(5, "Input/output error")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ReplayError, match=r"could not be brought to the disk.*Input/output error"):
+        run.step()
+    assert digest(run.model) == weights and run.spending.charged == 1
+
+
+def test_a_real_ctrl_c_during_either_write_leaves_a_log_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log, plan = tmp_path / "log", plan_of(steps=20)
+    original = os.pwrite
+    Run(plan, log).opt.close_log()
+    for nth in (1, 2, 1, 2):
+        run, written = resumed(plan, log), 0
+        held = ReplayLog.open(log)
+        for _ in held.records:
+            run.step()
+
+        def pwrite(*args: Any, nth: int = nth) -> int:
+            nonlocal written
+            written += 1
+            if written == nth:
+                signal.raise_signal(signal.SIGINT)
+            return original(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "pwrite", pwrite)
+            run.step()
+        run.opt.close_log()
+        now = ReplayLog.open(log)
+        assert now.intents == held.intents + 1 == run.spending.charged
+        assert len(now.records) == len(held.records) + nth - 1
+
+
+# --- which log a run may go on with ---------------------------------------------------------------------
+
+
+def test_an_earlier_copy_of_the_log_is_refused(tmp_path: Path) -> None:
+    log, plan = tmp_path / "log", plan_of()
+    run = Run(plan, log)
+    run.step()
+    run.opt.flush_log()
+    earlier = log.read_bytes()
+    with pytest.raises(Crash):
+        run.opt.step([_crash])
+    run.opt._logged.clear()
+    state, weights = run.opt.state_dict(), run.model.state_dict()
+    assert state["zo"]["charged"] == 2
+    run.opt.close_log()
+    log.write_bytes(earlier)
+    again = Run(plan)
+    again.model.load_state_dict(weights)
+    again.opt.load_state_dict(state)
+    with pytest.raises(ReplayError, match=r"holds 1 charges, the checkpoint 2 .*earlier copy"):
+        again.opt.resume_log(log)
+
+
+def _crash() -> torch.Tensor:
+    raise Crash
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "says"),
+    [
+        ({"dp_noise_multiplier": 2.0}, {}, "dp_noise_multiplier"),
+        ({"dp_target_epsilon": 30.0}, {}, "dp_target_epsilon"),
+        ({"dp_target_delta": 1e-6}, {}, "dp_target_delta"),
+        ({"dp_clip_threshold": 2.0}, {}, "dp_clip_threshold"),
+        ({"dp_accountant": "prv"}, {}, "dp_accountant"),
+        ({}, {"num_examples": 41}, "num_examples"),
+        ({}, {"expected_batch_size": 5}, "expected_batch_size"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_going_on_with_other_settings_is_refused(
+    changes: dict[str, Any], facts: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    run = Run(plan_of(), log)
+    run.step()
+    run.opt.close_log()
+    with pytest.raises(ReplayError, match=rf"privacy = .*{says}.*\(now"):
+        resumed(plan_of(promise(**changes), **facts), log)
+
+
+def test_a_private_log_does_not_go_on_without_privacy_nor_the_other_way_round(tmp_path: Path) -> None:
+    run = Run(plan_of(), tmp_path / "private")
+    run.step()
+    run.opt.close_log()
+    with pytest.raises(ReplayError, match=r"privacy = .*now None"):
+        Run(None).opt.resume_log(tmp_path / "private")
+    plain = Run(None, tmp_path / "plain")
+    plain.opt.step(plain.closures([0])[0])
+    plain.opt.close_log()
+    with pytest.raises(ReplayError, match=r"privacy = None.*now"):
+        resumed(plan_of(), tmp_path / "plain")
+
+
+@pytest.mark.parametrize("steps", [3, 30])
+def test_another_number_of_steps_keeps_the_noise_of_the_log_and_the_budget(steps: int, tmp_path: Path) -> None:
+    config = promise(dp_noise_multiplier=None, dp_target_epsilon=2.0)
+    first, log = plan_of(config, steps=10), tmp_path / "log"
+    run = Run(first, log)
+    run.step()
+    run.opt.close_log()
+    other = plan_of(config, steps=steps)
+    assert other.noise_multiplier != first.noise_multiplier
+    run = resumed(other, log)
+    assert run.spending.plan.noise_multiplier == first.noise_multiplier
+    run.step()
+    while not run.spending.is_spent:
+        run.step()
+    assert run.opt.engine.step >= 10, "what was planned at first is paid for"
+    assert run.spending.epsilon <= 2.0
+    with pytest.raises(PrivacyBudgetError, match="the budget is spent: .* steps cost epsilon"):
+        run.step()
+
+
+def test_a_branch_keeps_all_charges(tmp_path: Path) -> None:
+    log, plan = tmp_path / "log", plan_of()
+    run = Run(plan, log)
+    for _ in range(3):
+        run.step()
+    with pytest.raises(Crash):
+        run.opt.step([_crash])
+    run.opt.close_log()
+    branch(ReplayLog.open(log), 1, tmp_path / "branch")
+    twig = resumed(plan, tmp_path / "branch" / "zo_log")
+    assert twig.spending.charged == 4 and twig.spending.epsilon == run.spending.epsilon
+    twig.step()
+    twig.step()
+    twig.opt.close_log()
+    assert ReplayLog.open(tmp_path / "branch" / "zo_log").intents == 5
+    assert replayed(tmp_path / "branch" / "zo_log") == digest(twig.model)
+
+
+# --- the budget -----------------------------------------------------------------------------------------
+
+
+def test_wasted_charges_come_off_the_budget(tmp_path: Path) -> None:
+    plan = plan_of(promise(dp_noise_multiplier=None, dp_target_epsilon=2.0), steps=10)
+    run = Run(plan, tmp_path / "log")
+    most = plan.affordable(1000)
+    assert 10 <= most < 20
+    for _ in range(most - 8):
+        with pytest.raises(Crash):
+            run.opt.step([_crash])
+    for _ in range(8):
+        assert not run.spending.is_spent
+        run.step()
+    assert run.spending.is_spent and 1.9 < run.spending.epsilon <= 2.0
+    looked_at = len(run.looked_at)
+    with pytest.raises(PrivacyBudgetError, match=r"another one would exceed dp_target_epsilon=2\.0"):
+        run.step()
+    assert len(run.looked_at) == looked_at and run.opt.log is not None and run.opt.log.intents == most
+
+
+def test_without_a_target_nothing_is_ever_spent(tmp_path: Path) -> None:
+    run = Run(plan_of(steps=3), tmp_path / "log")
+    with pytest.raises(Crash):
+        run.opt.step([_crash])
+    for _ in range(5):
+        run.step()
+    assert not run.spending.is_spent and run.spending.charged == 6
+
+
+def test_a_step_without_a_ledger_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs a log, which is its ledger"):
+        Run(plan_of()).step()
