@@ -369,7 +369,7 @@ def _same(a: StepRecord, b: StepRecord) -> bool:
 
 
 def _difference(theirs: Any, mine: Any) -> str:
-    if isinstance(theirs, dict):
+    if isinstance(theirs, dict) and isinstance(mine, dict):
         keys = [k for k in theirs if theirs[k] != mine.get(k)]
         return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
     if isinstance(theirs, list):
