@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,10 +112,14 @@ class PrivateSteps:
         self._affordable = self.plan.affordable(max(self.plan.steps, intents) + wasted)
         self.forget()
 
-    def use_noise_of(self, header: dict[str, Any]) -> None:
-        """Take the noise multiplier of the log that is gone on with: the number of steps may be another now."""
-        logged = PrivacyPlan.from_dict(header["privacy"])
-        self.plan = dataclasses.replace(self.plan, noise_multiplier=logged.noise_multiplier)
+    def going_on(self, logged: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the noise multiplier of the run that is gone on with, by its plan in the log.
+
+        Returns:
+            What that plan must be. Only the number of steps may be another now.
+        """
+        self.plan = dataclasses.replace(self.plan, noise_multiplier=logged["noise_multiplier"])
+        return {**self.plan.to_dict(), "steps": logged["steps"]}
 
     # --- steps: see zoft.optim.gathering.Gathering ------------------------------------------------------
 
