@@ -67,6 +67,11 @@ class PrivateSteps:
     @property
     def is_spent(self) -> bool:
         """Whether another step would cost more than was promised."""
+        target = self.plan.config.dp_target_epsilon
+        if target is None:
+            return False
+        if self.charged >= self._affordable and self.plan.epsilon(self.charged + 1) <= target:
+            self._affordable = self.charged + 1  # more than was planned
         return self.charged >= self._affordable
 
     @property
