@@ -188,7 +188,7 @@ class ReplayLog:
             os.fsync(self._file.descriptor)
         except OSError as error:
             raise ReplayError(
-                f"{self.path} could not be brought to the disk: {error.strerror}. The weights have not moved; mend the "
+                f"{self.path} could not be brought to the disk: {error.strerror}. Mend the "
                 "disk, then resume."
             ) from None
 

@@ -295,7 +295,7 @@ def test_another_number_of_steps_keeps_the_noise_of_the_log_and_the_budget(steps
         run.step()
     assert run.opt.engine.step >= 10, "what was planned at first is paid for"
     assert run.spending.epsilon <= 2.0
-    with pytest.raises(PrivacyBudgetError, match="the budget is spent: .* steps cost epsilon"):
+    with pytest.raises(PrivacyBudgetError, match=r"the budget is spent: .* steps cost epsilon"):
         run.step()
 
 
