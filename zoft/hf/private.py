@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput, has_length
 
@@ -20,6 +20,7 @@ from zoft.errors import ConfigError
 from zoft.method import build_method
 from zoft.optim import ZOOptimizer
 from zoft.privacy import PoissonBatches, PrivacyConfig, PrivacyPlan
+from zoft.privacy.chance import drawing_nothing
 from zoft.privacy.qualify import check_model, private_config
 from zoft.privacy.sampling import secret_key
 from zoft.types import ZOConfig
@@ -59,9 +60,9 @@ class PrivateTraining:
             world_size=replicas.size,
         )
         return DataLoader(
-            loader.dataset,
+            _Alone(loader.dataset, loader.collate_fn),
             batch_sampler=batches,
-            collate_fn=_Alone(loader.collate_fn),
+            collate_fn=_side_by_side,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -132,14 +133,22 @@ class PrivateTraining:
         return 0 if self.privacy is not None else super().floating_point_ops(inputs)  # type: ignore[misc]
 
 
-class _Alone:
-    """Collates each example by itself."""
+class _Alone(Dataset[Any]):
+    """A data set's examples, each fetched and collated by itself: a data set's transform of several may pad them."""
 
-    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
-        self._collate = collate
+    def __init__(self, dataset: Any, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._dataset, self._collate = dataset, collate
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, list[Any]]:
-        return {EXAMPLES: [self._collate([row]) for row in rows]}
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        with drawing_nothing("train_dataset or data_collator"):
+            return self._collate([self._dataset[number]])
+
+
+def _side_by_side(examples: list[Any]) -> dict[str, list[Any]]:
+    return {EXAMPLES: examples}
 
 
 def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, model: nn.Module) -> None:

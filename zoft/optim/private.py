@@ -17,6 +17,7 @@ from zoft.distributed import Replicas
 from zoft.engine import ZOEngine, float32
 from zoft.errors import ConfigError, PrivacyBudgetError, ReplayError
 from zoft.log_file import ReplayLog
+from zoft.privacy.chance import drawing_nothing
 from zoft.privacy.clip_quantile import threshold_after
 from zoft.privacy.mechanism import PrivateSum, release
 from zoft.privacy.plan import PrivacyPlan
@@ -133,7 +134,7 @@ class PrivateSteps:
 
         Raises:
             PrivacyBudgetError: If the budget does not pay for another step.
-            ConfigError: If there is no log, or one closure instead of a list.
+            ConfigError: If there is no log, one closure instead of a list, or a loss that draws random numbers.
         """
         if callable(closure):
             raise ConfigError(
@@ -142,7 +143,9 @@ class PrivateSteps:
             )
         try:
             self._charge()
-            for estimate in self._engine.estimates(closure):
+            with drawing_nothing("the loss"):
+                estimates = self._engine.estimates(closure)
+            for estimate in estimates:
                 self._sum.add(self._vector(estimate.scalars))
         except BaseException:
             self.forget()  # or examples would count twice in a second attempt
