@@ -188,8 +188,7 @@ class ReplayLog:
             os.fsync(self._file.descriptor)
         except OSError as error:
             raise ReplayError(
-                f"{self.path} could not be brought to the disk: {error.strerror}. Mend the "
-                "disk, then resume."
+                f"{self.path} could not be brought to the disk: {error.strerror}. Mend the disk, then resume."
             ) from None
 
     def close(self) -> None:

@@ -85,6 +85,22 @@ class PrivateTraining:
             num_scalars=build_method(self.zo).estimator.num_scalars,
         )
 
+    def _check_plan(self, optimizer: ZOOptimizer) -> None:
+        """Make sure that the batches are those that the run's noise was made for.
+
+        Raises:
+            ConfigError: If the data set or the batch size were changed since an earlier ``train()``.
+        """
+        if optimizer.privacy is None:
+            return
+        plan, now = optimizer.privacy.plan, (self._expected_batch_size, len(self.train_dataset))  # type: ignore[attr-defined]
+        if now != (plan.expected_batch_size, plan.num_examples):
+            raise ConfigError(
+                f"this private run was planned for {plan.expected_batch_size} of {plan.num_examples} examples a step, "
+                f"and would now sample {now[0]} of {now[1]}, which is not what its noise pays for. Make a new Trainer, "
+                "in another output_dir."
+            )
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's; in a private run, of what is public.
 

@@ -103,6 +103,7 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
             self._zo_optimizer = ZOOptimizer(
                 self.model, self.args.learning_rate, zo, weight_decay=self.args.weight_decay, privacy=self._plan()
             )
+        self._check_plan(self._zo_optimizer)
         self.optimizer = self._zo_optimizer
         return self.optimizer
 
