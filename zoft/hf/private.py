@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput, has_length
 
 from zoft.distributed import Replicas
 from zoft.errors import ConfigError
+from zoft.hf.checks import is_compiled
 from zoft.method import build_method
 from zoft.optim import ZOOptimizer
 from zoft.privacy import PoissonBatches, PrivacyConfig, PrivacyPlan
@@ -27,6 +28,9 @@ from zoft.types import ZOConfig
 
 EXAMPLES = "zo_examples"
 """Under this name a private batch holds a list of batches of one example each."""
+
+# TRL's trainers whose loss of an example is its own.
+_TRLS = ("SFTTrainer", "DPOTrainer", "RewardTrainer")
 
 # Facts that do not depend on the data, and what is made of noised values.
 _PUBLIC = ("learning_rate", "epoch", "step", "projected_grad", "epsilon")
@@ -218,12 +222,28 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
             f"{type(trainer.data_collator).__name__} masks tokens at random, in the order of the examples, so that one "
             "example more would change the masks of those after it. Use a loss without random numbers."
         )
+    if vars(args).get("precompute_ref_log_probs"):
+        raise ConfigError(
+            "precompute_ref_log_probs=True evaluates the reference on batches of the training set, padded to each other, "
+            "so that an example's loss depends on its neighbours in the last bits. Leave it out."
+        )
+    trls = {cls.__name__ for cls in type(trainer).__mro__ if cls.__module__.startswith("trl.")}
+    if trls and not trls & set(_TRLS):
+        raise ConfigError(
+            f"a {type(trainer).__name__} prepares or weighs examples by others of their batch, so that one more would "
+            f"change what they add. Of TRL's, these can be private: {', '.join(_TRLS)}."
+        )
+    if is_compiled(trainer):
+        raise ConfigError(
+            "torch_compile chooses kernels by the shapes that came before, so that an example's loss depends on other "
+            "examples in the last bits. Leave it out."
+        )
     if trainer.is_fsdp_enabled:
         raise ConfigError(
             "with FSDP all processes must run equally many forwards, and how many examples each has is random in a "
             "private run. Use plain data parallelism (accelerate launch --multi_gpu)."
         )
-    if args.world_size > 1 and any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):
+    if args.world_size > 1 and trls:
         raise ConfigError(
             "TRL's losses wait for all processes at every evaluation, and how many examples each has is random in a "
             "private run. Use one process, or a Trainer whose loss does not gather."
