@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput, has_length
 
@@ -207,10 +207,10 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
         )
     if args.include_num_input_tokens_seen not in ("no", False):
         raise ConfigError("include_num_input_tokens_seen logs the exact lengths of private batches. Leave it out.")
-    if not has_length(trainer.train_dataset):
+    if isinstance(trainer.train_dataset, IterableDataset) or not has_length(trainer.train_dataset):
         raise ConfigError(
             "a private run samples each example with the same probability, for which the training set must have a "
-            f"length; got a {type(trainer.train_dataset).__name__}. Load it whole, without streaming."
+            f"length and an order; got a {type(trainer.train_dataset).__name__}. Load it whole, without streaming."
         )
     if vars(args).get("packing"):
         raise ConfigError(
