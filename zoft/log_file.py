@@ -86,6 +86,7 @@ class ReplayLog:
             if earlier is not None:
                 os.replace(path, free_name(path))
             os.replace(draft, path)
+            _flush_folder(path.parent)  # or a power cut could leave the log under its draft's name, to be overwritten
         except OSError as error:
             raise ReplayError(f"no replay log can be started at {path}: {error.strerror}.") from None
         return cls(path, header, [], len(content), len(content), locked)
@@ -225,6 +226,14 @@ def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int
         scalars, lrs, probe = rest[:count], rest[count : count + groups], rest[count + groups :]
         records.append(StepRecord(step, loss, tuple(scalars), tuple(lrs), bool(flags & _SKIPPED), tuple(probe)))
     return records, intents, end
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def free_name(path: Path) -> Path:
