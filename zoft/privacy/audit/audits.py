@@ -139,8 +139,8 @@ def _observed(
                 of_side.append(scores(subject(present, count), plan, others))
             bar.update(2 * count)
     # Less may speak for the canary as well as more.
-    absent, present = (np.concatenate([of, -of], axis=1) for of in map(np.concatenate, seen.values()))
-    return absent, present
+    without, with_it = (np.concatenate([of, -of], axis=1) for of in map(np.concatenate, seen.values()))
+    return without, with_it
 
 
 def _chosen(absent: Array, present: Array, alpha: float, value: Value) -> tuple[int, float, float]:
