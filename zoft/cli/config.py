@@ -18,7 +18,14 @@ from typing import Any, NoReturn, TypeVar
 
 from transformers import HfArgumentParser
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import (
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    PrivacyArguments,
+    RunArguments,
+    ZOArguments,
+)
 from zoft.cli.recipe import format_recipe, read_recipe
 from zoft.errors import AssetError, ConfigError, DataError, ZoftError, did_you_mean
 
@@ -26,7 +33,14 @@ __all__ = ["TRAIN_GROUPS", "ParsedArguments", "dump_resolved", "parse_arguments"
 
 T = TypeVar("T")
 
-TRAIN_GROUPS: tuple[type[Any], ...] = (ModelArguments, AdapterArguments, DataArguments, ZOArguments, RunArguments)
+TRAIN_GROUPS: tuple[type[Any], ...] = (
+    ModelArguments,
+    AdapterArguments,
+    DataArguments,
+    ZOArguments,
+    PrivacyArguments,
+    RunArguments,
+)
 
 USAGE = "%(prog)s --config RECIPE.yaml [--name value ...]"
 

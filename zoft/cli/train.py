@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import (
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    PrivacyArguments,
+    RunArguments,
+    ZOArguments,
+)
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.errors import ConfigError
 from zoft.locked_file import check_free
@@ -20,6 +27,7 @@ from zoft.log_file import LOG_NAME
 
 if TYPE_CHECKING:
     from zoft.hf.prompted import PromptedTrainer
+    from zoft.privacy import PrivacyConfig
     from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
     from zoft.tasks.prompted import PromptedTask
     from zoft.types import ZOConfig
@@ -56,6 +64,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     set_seed(args.seed)
     config = zo_config(parsed)
     build_method(config)  # refuses what cannot be
+    privacy = privacy_config(parsed)
+    evaluates = privacy is None or privacy.dp_eval_is_public
     task = prompted_task(parsed.get(DataArguments))
     model, tokenizer = load(parsed, task)
     data = load_data(parsed, task, tokenizer)
@@ -65,7 +75,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     if parsed.get(AdapterArguments).use_peft:
         start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
 
-    trainer = make_trainer(parsed, config, model, tokenizer, data)
+    trainer = make_trainer(parsed, config, privacy, model, tokenizer, data)
     if args.process_index == 0:
         # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
         settings = output_dir / "resolved_config.yaml"
@@ -83,24 +93,30 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
             )
         )
 
-    before = evaluate(data.evaluation)
-    _say(f"before: accuracy {before['accuracy']:.3f}, loss {before['loss']:.3f} on {before['n']} held-out rows")
+    scores: dict[str, dict[str, Any]] = {}
+    if evaluates:
+        scores["before"] = before = evaluate(data.evaluation)
+        _say(f"before: accuracy {before['accuracy']:.3f}, loss {before['loss']:.3f} on {before['n']} held-out rows")
+    else:
+        _say("the held-out rows are taken for private: nothing is measured on them (see --dp_eval_is_public)")
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     seconds = time.perf_counter() - started
-    scores = {"before": before, "after": evaluate(data.evaluation)}
-    if data.true_evaluation is not None:
-        scores["after_on_true_labels"] = evaluate(data.true_evaluation)
-    metrics = {
-        **scores,
-        "train_seconds": round(seconds, 1),
-        **summary(trainer),
-    }
+    if evaluates:
+        scores["after"] = evaluate(data.evaluation)
+        if data.true_evaluation is not None:
+            scores["after_on_true_labels"] = evaluate(data.true_evaluation)
+    metrics = {**scores, **summary(trainer)}
+    if privacy is None:
+        metrics["train_seconds"] = round(seconds, 1)  # of a private run, it tells how many examples it saw
     if args.process_index == 0:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if options.save_model:
         trainer.save_model(str(output_dir))
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
+    spending = trainer.zo_spending
+    if spending is not None:
+        _say(f"privacy: {spending}")
     for name, score in scores.items():
         name = name.replace("_", " ")
         _say(f"{name:>7}: held-out accuracy {score['accuracy']:.3f}   held-out loss {score['loss']:.3f}")
@@ -201,15 +217,18 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
     splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
     encoder = PromptEncoder(task, tokenizer, data.max_length, reserved=parsed.get(AdapterArguments).virtual_tokens)
     train, evaluation = encoder.encode(splits.train), encoder.encode(splits.evaluation)
+    cut = f"; {train.truncated_share:.1%} of the training rows are cut to {data.max_length} tokens"
     _say(
-        f"{len(train)} training rows, {len(evaluation)} held-out rows; "
-        f"{train.truncated_share:.1%} of the training rows are cut to {data.max_length} tokens"
+        f"{len(train)} training rows, {len(evaluation)} held-out rows"
+        + ("" if parsed.get(PrivacyArguments).is_private else cut)
         + (" - ALL LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else "")
     )
     return Data(encoder, train, evaluation, encoder.encode(true.evaluation) if data.shuffle_labels else None)
 
 
-def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenizer: Any, data: Data) -> PromptedTrainer:
+def make_trainer(
+    parsed: ParsedArguments, config: ZOConfig, privacy: PrivacyConfig | None, model: Any, tokenizer: Any, data: Data
+) -> PromptedTrainer:
     """Build the Trainer of a recipe."""
     from transformers import TrainingArguments
 
@@ -222,6 +241,7 @@ def make_trainer(parsed: ParsedArguments, config: ZOConfig, model: Any, tokenize
         model=model,
         args=args,
         zo=config,
+        privacy=privacy,
         zo_checkpoints=options.zo_checkpoints,
         zo_snapshot_steps=options.zo_snapshot_steps,
         train_dataset=data.train,
@@ -259,6 +279,14 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
     )
 
 
+def privacy_config(parsed: ParsedArguments) -> PrivacyConfig | None:
+    """Build a recipe's promise of privacy, None without."""
+    from zoft.privacy import PrivacyConfig
+
+    asked = parsed.get(PrivacyArguments)
+    return PrivacyConfig(**vars(asked)) if asked.is_private else None
+
+
 def resolved_settings(config: ZOConfig) -> dict[str, Any]:
     """Return what the settings that a recipe may leave to the method, or to ``seed``, have become.
 
@@ -279,7 +307,7 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
     """Return a finished run's figures."""
     from zoft.hf.meters import peak_memory_bytes
 
-    engine, step_size = trainer.zo_engine, trainer.zo_step_size
+    engine, step_size, spending = trainer.zo_engine, trainer.zo_step_size, trainer.zo_spending
     forwards = engine.step * engine.method.estimator.forwards + step_size.forwards
     return {
         "steps": engine.step,
@@ -289,7 +317,7 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
         "method": engine.config.method,
         "placement": engine.placement,
         "trained_parameters": sum(t.parameter.numel() for t in engine.trainables),
-        "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
+        **({"peak_memory_gib": round(peak_memory_bytes() / 2**30, 3)} if spending is None else spending.figures),
     }
 
 

@@ -18,7 +18,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from zoft.errors import ConfigError
 from zoft.hf.checks import refuse
+from zoft.hf.private import refuse_private
 from zoft.hf.trainer import LogKeeper, ZOTrainerMixin
+from zoft.privacy import PrivacyConfig
 from zoft.types import ZOConfig
 
 
@@ -29,6 +31,7 @@ class ZOCallback(LogKeeper):
 
     Args:
         config: The zeroth-order configuration.
+        privacy: See :class:`zoft.ZOTrainerMixin`.
         zo_checkpoints: See :class:`zoft.ZOTrainerMixin`.
         zo_snapshot_steps: See :class:`zoft.ZOTrainerMixin`.
 
@@ -38,10 +41,16 @@ class ZOCallback(LogKeeper):
     """
 
     def __init__(
-        self, config: ZOConfig | None = None, *, zo_checkpoints: str = "full", zo_snapshot_steps: int | None = None
+        self,
+        config: ZOConfig | None = None,
+        *,
+        privacy: PrivacyConfig | None = None,
+        zo_checkpoints: str = "full",
+        zo_snapshot_steps: int | None = None,
     ) -> None:
         super().__init__(None)
         self.config = ZOConfig.of(config)
+        self.privacy = PrivacyConfig.of(privacy)
         self._checkpoints = (zo_checkpoints, zo_snapshot_steps)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -55,8 +64,9 @@ class ZOCallback(LogKeeper):
             )
         if sum(isinstance(callback, ZOCallback) for callback in trainer.callback_handler.callbacks) > 1:
             raise ConfigError("callbacks=[...] holds more than one ZOCallback; a run has one configuration.")
-        ZOTrainerMixin._set_up(trainer, self.config)
+        ZOTrainerMixin._set_up(trainer, self.config, self.privacy)
         refuse(trainer, self.config)
+        refuse_private(trainer, self.config, self.privacy, trainer.model)
         ZOTrainerMixin._choose_checkpoints(trainer, *self._checkpoints, self.config)
         self._trainer = trainer
         trainer.train = self._lending(trainer)

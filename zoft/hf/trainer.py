@@ -27,18 +27,21 @@ from zoft.hf.closures import repeatable
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
 from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
+from zoft.hf.private import EXAMPLES, PrivateTraining, refuse_private
 from zoft.hf.unchanged import check_changed
 from zoft.log_file import LOG_NAME
-from zoft.optim import ZOOptimizer
+from zoft.optim import PrivateSteps, ZOOptimizer
+from zoft.privacy import PrivacyConfig
 from zoft.step_size import StepSize
-from zoft.types import ZOConfig
+from zoft.types import LossFn, ZOConfig
 
 
-class ZOTrainerMixin(LogCheckpoints):
+class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
     """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
 
     Args:
         zo: The zeroth-order configuration.
+        privacy: Makes the run differentially private; see docs/privacy.md.
         zo_checkpoints: ``"full"``: as Trainer saves them. ``"log"``: without the weights, which resuming
             rebuilds from the replay log.
         zo_snapshot_steps: With ``"log"``: save the whole model too, about every so many steps, which bounds how
@@ -59,20 +62,23 @@ class ZOTrainerMixin(LogCheckpoints):
         self,
         *args: Any,
         zo: ZOConfig | None = None,
+        privacy: PrivacyConfig | None = None,
         zo_checkpoints: str = "full",
         zo_snapshot_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._set_up(ZOConfig.of(zo))
+        self._set_up(ZOConfig.of(zo), PrivacyConfig.of(privacy))
         declare_offloading(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         refuse(self, self.zo)
+        refuse_private(self, self.zo, self.privacy, self.model)
         self._choose_checkpoints(zo_checkpoints, zo_snapshot_steps, self.zo)
         self.add_callback(LogKeeper(self))  # type: ignore[attr-defined]
 
-    def _set_up(self, zo: ZOConfig) -> None:
+    def _set_up(self, zo: ZOConfig, privacy: PrivacyConfig | None) -> None:
         """Set the state of a zeroth-order run."""
         self.zo = zo
+        self.privacy = privacy
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False
@@ -95,7 +101,7 @@ class ZOTrainerMixin(LogCheckpoints):
             if zo.placement == "auto" and is_compiled(self):
                 zo = dataclasses.replace(zo, placement="snapshot")
             self._zo_optimizer = ZOOptimizer(
-                self.model, self.args.learning_rate, zo, weight_decay=self.args.weight_decay
+                self.model, self.args.learning_rate, zo, weight_decay=self.args.weight_decay, privacy=self._plan()
             )
         self.optimizer = self._zo_optimizer
         return self.optimizer
@@ -108,7 +114,7 @@ class ZOTrainerMixin(LogCheckpoints):
         """
         if has_length(self.train_dataset) and len(self.train_dataset) == 0:  # type: ignore[attr-defined]
             raise DataError("train_dataset has no rows.")
-        loader = super().get_train_dataloader()  # type: ignore[misc]
+        loader = super().get_train_dataloader()
         return share_batches(loader, Replicas.current(self.zo.query_parallel_size))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -127,7 +133,12 @@ class ZOTrainerMixin(LogCheckpoints):
         if return_outputs or not model.training or self._zo_optimizer is None:
             return evaluate(model, dict(inputs), return_outputs=return_outputs, **kwargs)
         self._meter.count_tokens(inputs)
-        return self._zo_optimizer.loss(repeatable(self, model, inputs, lambda batch: evaluate(model, batch, **kwargs)))
+
+        def closure(batch: Mapping[str, Any]) -> LossFn:
+            return repeatable(self, model, batch, lambda inputs: evaluate(model, inputs, **kwargs))
+
+        examples = inputs.get(EXAMPLES)
+        return self._zo_optimizer.loss(closure(inputs) if examples is None else [closure(x) for x in examples])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what a zeroth-order run is watched by; drop the gradient norm, which does not exist."""
@@ -136,7 +147,7 @@ class ZOTrainerMixin(LogCheckpoints):
             logs.update(self._meter.read())
             if self._zo_optimizer is not None:
                 logs.update(self._zo_optimizer.step_size.figures)
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+        super().log(logs, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train. Resuming works from the last complete checkpoint, or, without one, from the replay log.
@@ -166,7 +177,7 @@ class ZOTrainerMixin(LogCheckpoints):
             if self._zo_optimizer is not None:
                 self._zo_optimizer.check_replicas()
                 check_changed(self._zo_optimizer, self.args.learning_rate)
-        return result
+        return self._output(result)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's, unless the run was finished when it was resumed: Trainer would take one step too many."""
@@ -183,8 +194,15 @@ class ZOTrainerMixin(LogCheckpoints):
     @property
     def _optimizer_of_run(self) -> ZOOptimizer:
         if self._zo_optimizer is None:
-            raise ConfigError("zo_engine and zo_step_size exist once training has started: call train() first.")
+            raise ConfigError(
+                "zo_engine, zo_step_size and zo_spending exist once training has started: call train() first."
+            )
         return self._zo_optimizer
+
+    @property
+    def zo_spending(self) -> PrivateSteps | None:
+        """What this run has spent of its privacy budget, if it is private; known from the start of training on."""
+        return self._optimizer_of_run.privacy
 
     @property
     def zo_step_size(self) -> StepSize:
@@ -226,6 +244,23 @@ class LogKeeper(TrainerCallback):
         """Open the log."""
         self._trainer._open_log()
         self._trainer._meter.start(time.perf_counter())
+        spending = self._trainer._zo_optimizer.privacy
+        if spending is not None and state.is_world_process_zero:
+            tqdm.write(f"privacy: {spending.plan}")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop when the privacy budget does not pay for another step."""
+        optimizer = self._trainer._zo_optimizer
+        spending = optimizer.privacy
+        if spending is None or not spending.is_spent or optimizer.recorded is not None:
+            return
+        if state.global_step < state.max_steps:
+            control.should_training_stop = control.should_log = True
+            if state.is_world_process_zero:
+                tqdm.write(
+                    f"privacy: stopped after {state.global_step} of {state.max_steps} steps: {spending}, and another "
+                    "would exceed the budget"
+                )
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

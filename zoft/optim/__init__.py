@@ -1,5 +1,6 @@
 """zoft behind torch's optimizer protocol."""
 
 from zoft.optim.optimizer import ZOOptimizer
+from zoft.optim.private import PrivateSteps
 
-__all__ = ["ZOOptimizer"]
+__all__ = ["PrivateSteps", "ZOOptimizer"]

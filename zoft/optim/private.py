@@ -31,6 +31,12 @@ class PrivateSteps:
         charged: Steps that are paid for: those taken, and those that something interrupted.
     """
 
+    def __str__(self) -> str:
+        delta = self.plan.config.dp_target_delta
+        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
+            "" if delta is None else f" at delta {delta:g}"
+        )
+
     def __init__(self, engine: ZOEngine, replicas: Replicas, plan: PrivacyPlan) -> None:
         if plan.num_scalars != engine.num_scalars:
             raise ConfigError(
@@ -68,6 +74,18 @@ class PrivateSteps:
         if self.plan.config.dp_clip_quantile is None:
             return self.plan.first_clip
         return threshold_after(self._shares, first=self.plan.first_clip, quantile=self.plan.config.dp_clip_quantile)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a finished run's summary says of its privacy: nothing that is not public."""
+        return {
+            "epsilon": round(self.epsilon, 4),
+            "delta": self.plan.config.dp_target_delta,
+            "charged": self.charged,
+            "noise_multiplier": self.plan.noise_multiplier,
+            "sample_rate": self.plan.sample_rate,
+            "clip_threshold": self.clip_threshold,
+        }
 
     def begin(self, log: ReplayLog | None, *, intents: int, records: Sequence[StepRecord]) -> None:
         """Start with a log, or go on with it.
