@@ -99,7 +99,7 @@ def _plan(parsed: ParsedArguments) -> PrivacyPlan:
         return _plan_of(options.log)
     if not asked.is_private:
         raise ConfigError(
-            "there is no promise to audit: give --dp_noise_multiplier or --dp_target_epsilon, or --log of a private run."
+            "there is no promise to audit: give --dp_noise_multiplier or --dp_target_epsilon, or a private run's --log."
         )
     if options.steps is None:
         raise ConfigError("--steps is missing: the number of steps of the run.")

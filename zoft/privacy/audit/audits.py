@@ -27,7 +27,7 @@ from zoft.privacy.audit.scores import STATISTICS, Array, scores
 from zoft.privacy.audit.subjects import CANARIES, Subject, mechanism_subject, with_public_seeds_replayed
 from zoft.privacy.plan import PrivacyPlan
 
-LARGER_DELTAS = (0.003, 0.01, 0.03, 0.1, 0.2)
+LARGER_DELTAS = (0.01, 0.03, 0.1)
 """A promise at one delta is one at each. At these, few repetitions tell more than at the promised one."""
 
 CONFIDENCE = 0.95
@@ -40,7 +40,7 @@ def audit_release(
     canary: str = "saturating",
     confidence: float = CONFIDENCE,
     seeds_are_known: bool = False,
-    together: int = 1,
+    together: int = 64,
     progress: bool = True,
 ) -> AuditResult:
     """Audit one release of a batch that holds one other example, and the canary or not.
@@ -84,7 +84,7 @@ def audit_run(
     canary: str = "saturating",
     confidence: float = CONFIDENCE,
     subject: Subject | None = None,
-    together: int = 1,
+    together: int = 64,
     progress: bool = True,
 ) -> AuditResult:
     """Audit a run whose data set is the canary alone, or empty: what the sampling hides, nothing else does.
