@@ -32,6 +32,9 @@ LARGER_DELTAS = (0.01, 0.03, 0.1)
 
 CONFIDENCE = 0.95
 
+CAUTION = 100.0
+"""How to guess is chosen by bounds that miss so many times less often, or a lucky tail would be chosen."""
+
 
 def audit_release(
     plan: PrivacyPlan,
@@ -146,8 +149,9 @@ def _observed(
 def _chosen(absent: Array, present: Array, alpha: float, value: Value) -> tuple[int, float, float]:
     """Return the column and the threshold that are worth most in the first half of the repetitions, and what."""
     half = len(absent) // 2
-    found = [best_threshold(absent[:half, c], present[:half, c], alpha, value) for c in range(absent.shape[1])]
-    column = max(range(len(found)), key=lambda c: found[c][1])
+    columns = range(absent.shape[1])
+    found = [best_threshold(absent[:half, c], present[:half, c], alpha / CAUTION, value) for c in columns]
+    column = max(columns, key=lambda c: found[c][1])
     return column, *found[column]
 
 
