@@ -51,11 +51,10 @@ def planned(
     "plan",
     [
         planned(1.0),
-        planned(0.3, size=3, dp_clip_threshold=1e-3),
-        planned(2.0, rate=(16, 1000), size=4, dp_clip_threshold=70.0),
+        planned(0.3, rate=(16, 1000), size=3, dp_clip_threshold=1e-3),
         planned(0.5, dp_mechanism="laplace"),
     ],
-    ids=["plain", "little noise", "vector", "laplace"],
+    ids=["plain", "vector", "laplace"],
 )
 def test_a_correct_release_is_no_violation_and_no_canary_gains_by_excess(plan: PrivacyPlan, canary: str) -> None:
     result = audit_release(plan, draws=5000, canary=canary, confidence=0.999, progress=False)
@@ -220,18 +219,18 @@ def optimizer_subject(plan: PrivacyPlan, folder: Path) -> Subject:
     return runs
 
 
-def test_an_optimizers_steps_are_no_violation_and_tell_as_much_as_the_mechanism_alone(tmp_path: Path) -> None:
-    plan = planned(0.5, rate=(9, 10), steps=1, size=2)
+def test_an_optimizers_steps_are_no_violation_and_tell_what_the_mechanism_tells(tmp_path: Path) -> None:
+    plan = planned(0.25, rate=(1, 1), steps=1, size=2)
     for subject in (optimizer_subject(plan, tmp_path), None):
-        result = audit_run(plan, runs=400, subject=subject, confidence=0.999, together=400, progress=False)
-        assert 0.1 * result.claimed < result.measured and not result.is_violation
+        result = audit_run(plan, runs=120, subject=subject, together=120, progress=False)
+        assert 1.0 < result.measured and not result.is_violation
 
 
 def test_an_optimizer_that_adds_no_noise_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanism, "noised", lambda total, kind, scale: list(total))
-    plan = planned(1.0, rate=(9, 10), steps=1)
+    plan = planned(2.0, rate=(1, 1), steps=1)
     subject = optimizer_subject(plan, tmp_path)
-    assert audit_run(plan, runs=200, subject=subject, together=200, progress=False).is_violation
+    assert audit_run(plan, runs=100, subject=subject, together=100, progress=False).is_violation
 
 
 # --- the bounds ---------------------------------------------------------------------------------------------------

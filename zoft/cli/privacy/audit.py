@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from zoft.privacy.audit import AuditResult
 
 PROG = "zoft-privacy audit"
+PLAN_FLAGS = (
+    *(f.name for f in fields(PrivacyArguments)),
+    *("steps", "num_examples", "expected_batch_size", "sample_rate", "zo_num_queries"),
+)
 SEED_DRAWS = 1_000  # noise that a seed repeats is exposed by the first
 
 
@@ -48,6 +52,10 @@ class AuditArguments:
         default=64, metadata={"help": "How many repetitions are noised in one call; 1 as in training, and slower."}
     )
     json: bool = field(default=False, metadata={"help": "Print the results as JSON."})
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.confidence < 1.0:
+            raise ConfigError(f"confidence must be in (0, 1), got {self.confidence}.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,6 +104,9 @@ def _plan(parsed: ParsedArguments) -> PrivacyPlan:
 
     options, asked = parsed.get(AuditArguments), parsed.get(PrivacyArguments)
     if options.log is not None:
+        given = [name for name in PLAN_FLAGS if parsed.values[name] != parsed.defaults[name]]
+        if given:
+            raise ConfigError(f"--log says what the plan is; leave out --{given[0]}.")
         return _plan_of(options.log)
     if not asked.is_private:
         raise ConfigError(

@@ -63,13 +63,13 @@ def audit_release(
         ConfigError: If there is no such canary, or a number is out of range.
     """
     check_choice("canary", canary, CANARIES)
+    alpha = _alpha(confidence)
     single = replace(plan, num_examples=plan.expected_batch_size, steps=1)
     subject = mechanism_subject(single, canary=canary, others=1)
     what = f"one release, {canary} canary"
     if seeds_are_known:
         subject, what = with_public_seeds_replayed(subject), f"{what}, public seeds known"
     absent, present = _observed(subject, single, 1, draws, together, progress and what)
-    alpha = _alpha(confidence)
     if plan.config.dp_mechanism == "laplace":
         bounds = [_epsilon_at(0.0, single, absent, present, alpha)]
     else:
@@ -109,12 +109,13 @@ def audit_run(
         ConfigError: If there is no such canary, or a number is out of range.
     """
     check_choice("canary", canary, CANARIES)
+    alpha = _alpha(confidence)
     what = f"a run of {plan.steps} releases, {canary} canary"
     subject = subject or mechanism_subject(plan, canary=canary, others=0)
     absent, present = _observed(subject, plan, 0, runs, together, progress and what)
     if plan.config.dp_mechanism == "laplace":
-        return AuditResult(what, runs, confidence, (_epsilon_at(0.0, plan, absent, present, _alpha(confidence)),))
-    alpha = _alpha(confidence) / 2.0
+        return AuditResult(what, runs, confidence, (_epsilon_at(0.0, plan, absent, present, alpha),))
+    alpha /= 2.0
 
     def exceeds(delta: float) -> float:
         return _chosen(absent, present, alpha, _value_at(delta))[-1] - _claimed(plan, delta)
