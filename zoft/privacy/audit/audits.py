@@ -98,11 +98,11 @@ def audit_run(
     Args:
         plan: The run's plan.
         runs: Repetitions with the canary, and as many without it.
-        canary: Name of the canary, of :data:`~zoft.privacy.audit.subjects.CANARIES`.
+        canary: Name of the canary, of :data:`~zoft.privacy.audit.subjects.CANARIES`; a subject brings its own.
         confidence: A run that keeps the promise is called a violation with at most one minus this probability.
         subject: What runs, in place of the sampler and the mechanism alone. Its canary must add +1 clip threshold in
             the direction ``(1, ..., 1)`` to the sum of each batch that it is in.
-        together: How many runs go side by side: see :func:`~zoft.privacy.audit.subjects.mechanism_subject`.
+        together: How many runs a subject is asked for at once.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -110,8 +110,9 @@ def audit_run(
     """
     check_choice("canary", canary, CANARIES)
     alpha = _alpha(confidence)
-    what = f"a run of {plan.steps} releases, {canary} canary"
-    subject = subject or mechanism_subject(plan, canary=canary, others=0)
+    what = f"a run of {plan.steps} releases"
+    if subject is None:
+        subject, what = mechanism_subject(plan, canary=canary, others=0), f"{what}, {canary} canary"
     absent, present = _observed(subject, plan, 0, runs, together, progress and what)
     if plan.config.dp_mechanism == "laplace":
         return AuditResult(what, runs, confidence, (_epsilon_at(0.0, plan, absent, present, alpha),))
