@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from zoft.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Release:
@@ -60,21 +62,30 @@ def calibrated(
     """Return the noise multiplier with which ``steps`` releases cost at most ``target_epsilon``.
 
     For the Gaussian mechanism this is ``opacus.accountants.utils.get_noise_multiplier``.
+
+    Raises:
+        ConfigError: If Opacus finds no noise that is enough.
     """
     if mechanism == "laplace":
         return 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
     from opacus.accountants.utils import get_noise_multiplier
 
-    with _quiet():
-        return float(
-            get_noise_multiplier(
-                target_epsilon=target_epsilon,
-                target_delta=delta,
-                sample_rate=sample_rate,
-                steps=steps,
-                accountant=accountant,
+    try:
+        with _quiet():
+            return float(
+                get_noise_multiplier(
+                    target_epsilon=target_epsilon,
+                    target_delta=delta,
+                    sample_rate=sample_rate,
+                    steps=steps,
+                    accountant=accountant,
+                )
             )
-        )
+    except ValueError as error:
+        raise ConfigError(
+            f"no noise keeps dp_target_epsilon={target_epsilon:g} at dp_target_delta={delta} over {steps} steps with "
+            f"sampling rate {sample_rate:g} (Opacus: {error}). Raise the budget, or take fewer steps."
+        ) from None
 
 
 def affordable(release: Release, *, target_epsilon: float, delta: float | None, accountant: str, most: int) -> int:
