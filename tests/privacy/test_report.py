@@ -96,7 +96,7 @@ def test_what_is_spent_is_what_opacus_says_of_all_charges(
     assert of["spent"]["epsilon"] > opacus(9)
     said = capsys.readouterr().out
     assert f"**Spent: epsilon {opacus(12):.4g} at delta 1e-05**" in said
-    assert "| charges without a step | 3:" in said
+    assert "| charges without a step | 3:" in said and f"| 12, now | {opacus(12):.4g} |" in said
 
 
 def test_the_curve_is_opacus_s_at_every_point_and_never_falls(run: Path, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def privacy_section(runs: Mapping[str, ReplayLog]) -> Section:
     drawings = [
         Drawing("Epsilon over the steps: spent (solid), planned (dashed), promised (dotted).", lambda: _costs(private))
     ]
-    if any(run["clip"]["trajectory"] for run in private.values()):
-        drawings.append(Drawing("The clip threshold while it was measured.", lambda: _clips(private)))
+    if measured := {name: run for name, run in private.items() if run["clip"]["trajectory"]}:
+        drawings.append(Drawing("The clip threshold while it was measured.", lambda: _clips(measured)))
     return Section("privacy", "\n\n".join(text), data, tuple(drawings) if private else ())
 
 
@@ -140,7 +140,7 @@ def _run(name: str, run: Run) -> str:
                 ("charges without a step", _wasted(run)),
             ]
         ),
-        table([("steps", "epsilon"), *((str(n), f"{cost:.4g}") for n, cost in _some(run["epsilon_over_steps"]))]),
+        table([("steps", "epsilon"), *_cost_rows(run)]),
     ]
     if trajectory := run["clip"]["trajectory"]:
         rows = [(str(n), f"{clip:.4g}") for n, clip in _some(list(enumerate(trajectory)))]
@@ -152,6 +152,15 @@ def _run(name: str, run: Run) -> str:
             "to this one's: name them too."
         )
     return "\n\n".join(parts)
+
+
+def _cost_rows(run: Run) -> list[tuple[str, str]]:
+    """Return a few points of the curve, the present one among them."""
+    curve, charges = run["epsilon_over_steps"], run["charges"]
+    shown = {steps for steps, _ in _some(curve)} | {charges}
+    return [
+        (f"{steps}, now" if steps == charges else str(steps), f"{cost:.4g}") for steps, cost in curve if steps in shown
+    ]
 
 
 def _released(run: Run) -> str:
