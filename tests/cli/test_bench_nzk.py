@@ -11,7 +11,7 @@ import pytest
 
 from zoft.cli.bench import main
 from zoft.errors import ConfigError
-from zoft.reporting import nzk as reporting
+from zoft.reporting import figures
 
 TINY = ["--dataset", "synthetic", "--iterations", "40", "--num_examples", "16", "--num_draws", "256"]
 
@@ -77,9 +77,9 @@ def test_what_is_wrong_is_said_before_the_work(
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporting, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'zoft\[report\]'"):
-        reporting.require_matplotlib()
+        figures.require_matplotlib()
 
 
 def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoft.reporting.tables import table
+
 MIB = 2**20
 
 # Below this size of model the memory of a process says nothing about a method.
@@ -24,7 +26,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"rates tuned on seed {suite['tuning_seed']}. Losses are held-out cross-entropies in nats, with half the width "
         f"of their 95% confidence interval over seeds.",
         "### Mean rank over all problems\n\n"
-        + _rows([("rank", "method"), *((f"{r:.1f}", n) for n, r in summary["ranking"])]),
+        + table([("rank", "method"), *((f"{r:.1f}", n) for n, r in summary["ranking"])]),
     ]
     parts += [_problem(name, problem, suite["reference"]) for name, problem in summary["problems"].items()]
     parts.append(summary["caveat"])
@@ -100,7 +102,7 @@ def _problem(name: str, problem: Mapping[str, Any], reference: str) -> str:
         scores = [cell for split in splits for cell in _score(of["scores"][split])]
         spent = [f"{of['steps']:.0f}", f"{of['seconds']:.2g}", *([f"{_total(of) / MIB:.0f}"] if measured else [])]
         rows.append([str(place), method, _lr(of), *scores, *spent, _against(of) if method != reference else "-"])
-    parts.append(_rows(rows))
+    parts.append(table(rows))
     diverged = [f"{method} ({of['diverged']} runs)" for method, of in methods.items() if of["diverged"]]
     if diverged:
         parts.append("Diverged, counted as their last finite loss or as chance: " + ", ".join(diverged) + ".")
@@ -170,12 +172,6 @@ def _shown(ranking: Sequence[str], reference: str) -> list[str]:
 
 def _environment(where: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> str:
-    header, *body = rows
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _no_ticks() -> Any:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.errors import ConfigError
+from zoft.reporting.figures import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "require_matplotlib", "table"]
+__all__ = ["draw", "table"]
 
 Result = Mapping[str, Any]
 """One of the ``results``: the fields of :class:`zoft.bench.nzk.results.Result`."""
@@ -21,12 +20,6 @@ Result = Mapping[str, Any]
 COLOURS = {"mezo": "C0", "nzk_shared": "C1", "nzk_independent": "C2", "per_example": "C3"}
 KIND_COLOURS = {"step": "C0", "shared": "C1", "independent": "C2"}
 TARGET = 0.02  # the error that a kernel's average is to come under
-
-
-def require_matplotlib() -> None:
-    """Raise ConfigError unless matplotlib is installed."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError("figures need matplotlib, which is not installed. Run: pip install 'zoft[report]'")
 
 
 def table(results: Sequence[Result]) -> str:

@@ -81,7 +81,8 @@ def run(options: NzkArguments) -> None:
     from zoft.bench.environment import environment
     from zoft.bench.nzk.experiment import MODELS, Experiment
     from zoft.bench.nzk.results import Settings
-    from zoft.reporting.nzk import draw, require_matplotlib, table
+    from zoft.reporting.figures import require_matplotlib
+    from zoft.reporting.nzk import draw, table
 
     require_matplotlib()  # before the minutes that it would be needed after
     settings = Settings(options.iterations, options.num_runs, options.num_draws, tuple(options.rules), options.seed)

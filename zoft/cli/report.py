@@ -1,0 +1,95 @@
+"""``zoft-report RUN [RUN ...]``: what can be said of runs from their logs, for people, programs and browsers.
+
+A section is a function in :data:`SECTIONS` that makes a :class:`zoft.reporting.report.Section` of the runs' logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoft.cli.config import user_errors
+from zoft.errors import ConfigError
+from zoft.log_file import LOG_NAME, ReplayLog
+
+if TYPE_CHECKING:
+    from zoft.reporting.report import Section
+
+PROG = "zoft-report"
+
+
+def _privacy(runs: Mapping[str, ReplayLog]) -> Section:
+    from zoft.reporting.privacy import privacy_section  # imports opacus, which takes seconds
+
+    return privacy_section(runs)
+
+
+SECTIONS: dict[str, Callable[[Mapping[str, ReplayLog]], Section]] = {"privacy": _privacy}
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG, sections: Sequence[str] = tuple(SECTIONS)) -> None:
+    """Entry point of ``zoft-report``."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Report on runs, finished or not, from their logs alone.", allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="A run's folder (output_dir), or its log.")
+    parser.add_argument("--json", metavar="FILE", help="Also write the report's data into this file.")
+    parser.add_argument("--html", metavar="FILE", help="Also write the report as one page, figures included.")
+    asked = parser.parse_args(argv)
+    with user_errors(prog):
+        if asked.html is not None:
+            from zoft.reporting.report import require_html
+
+            require_html()
+        runs = open_runs(asked.runs)
+        title = f"zoft report: {', '.join(Path(name).name for name in runs)}"
+        write([SECTIONS[name](runs) for name in sections], json_file=asked.json, html_file=asked.html, title=title)
+
+
+def open_runs(names: Sequence[str]) -> dict[str, ReplayLog]:
+    """Read the logs of runs that are named by their folders or their logs.
+
+    Raises:
+        ConfigError: If a log is named twice.
+        ReplayError: If there is no log, or it is damaged.
+    """
+    runs: dict[str, ReplayLog] = {}
+    for name in names:
+        log = ReplayLog.open(Path(name, LOG_NAME) if Path(name).is_dir() else Path(name))
+        if any(log.path.samefile(other.path) for other in runs.values()):
+            raise ConfigError(f"{name} is named twice: its cost would be counted twice.")
+        runs[name] = log
+    return runs
+
+
+def write(
+    sections: Sequence[Section], *, json_file: str | None, html_file: str | None = None, title: str = "zoft"
+) -> None:
+    """Print sections as Markdown, and write them into files as asked.
+
+    Raises:
+        ConfigError: If a file cannot be written.
+    """
+    from zoft.reporting import report
+
+    print(report.markdown(sections), flush=True)
+    if json_file is not None:
+        _write(json_file, json.dumps(report.data(sections), indent=1) + "\n")
+    if html_file is not None:
+        _write(html_file, report.html(sections, title))
+
+
+def _write(name: str, text: str) -> None:
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be written: {error.strerror}.") from None
+    print(f"wrote {name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
