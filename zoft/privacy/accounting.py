@@ -86,9 +86,9 @@ def calibrated(
             )
     except ValueError as error:
         raise ConfigError(
-            f"dp_target_epsilon={target_epsilon:g} is too little for {steps} steps at sampling rate {sample_rate:g} and "
-            f"dp_target_delta={delta} by dp_accountant={accountant!r}, whatever the noise. Raise it, take fewer steps, or "
-            "use dp_accountant='prv', which is tighter."
+            f"dp_target_epsilon={target_epsilon:g} is too little for {steps} steps at sampling rate {sample_rate:g} "
+            f"and dp_target_delta={delta} by dp_accountant={accountant!r}, whatever the noise. Raise it, take fewer "
+            "steps, or use dp_accountant='prv', which is tighter."
         ) from error
 
 
