@@ -32,12 +32,6 @@ class PrivateSteps:
         charged: Steps that are paid for: those taken, and those that something interrupted.
     """
 
-    def __str__(self) -> str:
-        delta = self.plan.config.dp_target_delta
-        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
-            "" if delta is None else f" at delta {delta:g}"
-        )
-
     def __init__(self, engine: ZOEngine, replicas: Replicas, plan: PrivacyPlan) -> None:
         if plan.num_scalars != engine.num_scalars:
             raise ConfigError(
@@ -56,6 +50,12 @@ class PrivateSteps:
         self.forget()
 
     # --- what is spent ----------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        delta = self.plan.config.dp_target_delta
+        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
+            "" if delta is None else f" at delta {delta:g}"
+        )
 
     @property
     def epsilon(self) -> float:
@@ -187,7 +187,7 @@ class PrivateSteps:
         scalars = float32(self._replicas.from_first(published))  # one process draws the noise, once
         step, measures = self._engine.step, self._measures
         if measures:
-            self._shares.append(scalars[0])
+            self._shares = [*self._shares[:step], scalars[0]]  # less what could not be logged
             scalars = (scalars[0], *[0.0] * (plan.num_scalars - 1))
         return StepRecord(step, math.nan, scalars, float32(lrs), skipped=measures)
 
