@@ -31,26 +31,13 @@ def test_each_audit_is_printed_beside_its_claim(capsys: pytest.CaptureFixture[st
     assert sum("claimed 1.993: consistent" in line for line in said) == 4
 
 
-def test_a_violation_is_exit_code_one_and_json_says_which(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_violation_is_exit_code_one_and_a_file_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanism, "noised", lambda total, kind, scale: list(total))
+    sizes = ["--dp_noise_multiplier", "2", "--num_examples", "64", "--expected_batch_size", "16"]
     with pytest.raises(SystemExit) as caught:
-        main(
-            [
-                "audit",
-                *QUICK,
-                "--dp_noise_multiplier",
-                "2",
-                "--num_examples",
-                "64",
-                "--expected_batch_size",
-                "16",
-                "--json",
-            ]
-        )
+        main(["audit", *QUICK, *sizes, "--json", str(tmp_path / "audit.json")])
     assert caught.value.code == 1
-    content = json.loads(capsys.readouterr().out)
+    content = json.loads((tmp_path / "audit.json").read_text())
     assert content["is_violation"] and content["plan"]["num_examples"] == 64
     release, *_ = content["audits"]
     assert release["is_violation"] and release["bounds"][0]["measured"] > release["bounds"][0]["claimed"] > 1.9
@@ -74,14 +61,13 @@ def test_the_plan_of_a_run_is_read_from_its_log(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([*PLAN], "--steps is missing"),
-        (["--steps", "3"], "there is no promise to audit"),
-        ([*QUICK, "--dp_noise_multiplier", "1"], "--num_examples and --expected_batch_size, or --sample_rate"),
+        (["--steps", "3"], "give a budget (dp_target_epsilon) or noise"),
+        ([*QUICK, "--dp_noise_multiplier", "1"], "num_examples is missing"),
         ([*QUICK, *PLAN, "--num_examples", "3"], "give it, or these two"),
         ([*QUICK, *PLAN, "--sample_rate", "2"], "sample_rate must be a number in (0, 1], got '2'"),
         ([*QUICK, *PLAN, "--sample_rat", "2"], "Did you mean '--sample_rate'"),
+        ([*QUICK, *PLAN, "--log", "run/zo_log"], "--log says what the plan is; leave out --dp_target_delta"),
         ([*QUICK, *PLAN, "--confidence", "95"], "confidence must be in (0, 1), got 95"),
-        ([*QUICK, *PLAN, "--log", "run/zo_log"], "--log says what the plan is"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_work(
@@ -93,12 +79,18 @@ def test_what_is_wrong_is_said_before_the_work(
     assert message in capsys.readouterr().err
 
 
-def test_the_command_is_listed_and_a_recipe_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_recipe_is_audited_as_it_would_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "private.yaml"
+    recipe.write_text(
+        "model_name_or_path: somewhere\nmax_train_samples: 320\nper_device_train_batch_size: 16\nmax_steps: 3\n"
+        "zo_num_queries: 4\ndp_noise_multiplier: 2\ndp_target_delta: 1e-5\n"
+    )
+    main(["audit", "--config", str(recipe), "--draws", "100", "--runs", "50"])
+    said = capsys.readouterr().out
+    assert "16 of 320 examples a step), 3 steps, clip threshold 2;" in said
+    assert "a run of 3 releases" in said
+
+
+def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "audit" in capsys.readouterr().out
-    recipe = tmp_path / "audit.yaml"
-    recipe.write_text(
-        "dp_noise_multiplier: 2\ndp_target_delta: 1e-5\nsample_rate: 0.05\nsteps: 3\ndraws: 100\nruns: 50\n"
-    )
-    main(["audit", "--config", str(recipe)])
-    assert "1 of 20 examples a step" in capsys.readouterr().out
