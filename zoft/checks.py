@@ -28,4 +28,4 @@ def check_positive(name: str, value: float) -> None:
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """Raise ConfigError unless a value is among those known."""
     if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.{did_you_mean(value, known)}")
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.{did_you_mean(str(value), known)}")

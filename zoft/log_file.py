@@ -86,6 +86,7 @@ class ReplayLog:
             if earlier is not None:
                 os.replace(path, free_name(path))
             os.replace(draft, path)
+            _flush_folder(path.parent)  # or a power cut could leave the log under its draft's name, to be overwritten
         except OSError as error:
             raise ReplayError(f"no replay log can be started at {path}: {error.strerror}.") from None
         return cls(path, header, [], len(content), len(content), locked)
@@ -177,9 +178,19 @@ class ReplayLog:
             ) from None
 
     def flush(self) -> None:
-        """Bring all records to the disk itself, so that they survive a power cut too."""
-        if self._file is not None:
+        """Bring all records to the disk itself, so that they survive a power cut too.
+
+        Raises:
+            ReplayError: If the disk fails.
+        """
+        if self._file is None:
+            return
+        try:
             os.fsync(self._file.descriptor)
+        except OSError as error:
+            raise ReplayError(
+                f"{self.path} could not be brought to the disk: {error.strerror}. Mend the disk, then resume."
+            ) from None
 
     def close(self) -> None:
         """Flush to the disk, close and unlock; the log can be appended to again."""
@@ -215,6 +226,14 @@ def _read_records(path: Path, header: dict[str, Any], content: bytes, start: int
         scalars, lrs, probe = rest[:count], rest[count : count + groups], rest[count + groups :]
         records.append(StepRecord(step, loss, tuple(scalars), tuple(lrs), bool(flags & _SKIPPED), tuple(probe)))
     return records, intents, end
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def free_name(path: Path) -> Path:

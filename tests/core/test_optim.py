@@ -422,6 +422,8 @@ def test_two_micro_batches_of_eight_equal_one_of_sixteen(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_summed_over_tokens_weigh_micro_batches_by_their_size(method: str) -> None:
     """What Trainer does with ``num_items_in_batch``: uneven parts, each divided by the whole's tokens."""
+    if method == "grzo":
+        pytest.skip("here a micro-batch has one loss, and so counts as one example")
     runs = [start(method=method, schedule=False) for _ in range(2)]
     ids = batch(0, rows=8)
     items = len(ids) * (ids.shape[1] - 1)

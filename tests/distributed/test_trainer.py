@@ -87,6 +87,8 @@ def test_processes_batch_and_accumulation_make_no_difference(
     method: str, case: tuple[int, int, int, int], tmp_path: Path
 ) -> None:
     processes, per_rank, accumulate, query_parallel = case
+    if method == "grzo":
+        pytest.skip("here a micro-batch has one loss, and so counts as one example")
     want, _, want_losses, _ = run_ranks(1, _train, str(tmp_path / "one"), 8, 1, method, 1)[0]
     results = run_ranks(processes, _train, str(tmp_path / "many"), per_rank, accumulate, method, query_parallel)
     for weights, found, losses, unchanged in results:

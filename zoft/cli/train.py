@@ -108,12 +108,13 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
             scores["after_on_true_labels"] = evaluate(data.true_evaluation)
     metrics = {**scores, **summary(trainer)}
     if privacy is None:
-        metrics["train_seconds"] = round(seconds, 1)  # of a private run, it tells how many examples it saw
+        metrics["train_seconds"] = round(seconds, 1)
     if args.process_index == 0:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if options.save_model:
         trainer.save_model(str(output_dir))
-    _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards) in {seconds:.0f} s")
+    took = f" in {seconds:.0f} s" if privacy is None else ""  # of a private run, it tells how many examples it saw
+    _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards){took}")
     spending = trainer.zo_spending
     if spending is not None:
         _say(f"privacy: {spending}")

@@ -11,21 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput, has_length
 
 from zoft.distributed import Replicas
 from zoft.errors import ConfigError
+from zoft.hf.checks import is_compiled
 from zoft.method import build_method
 from zoft.optim import ZOOptimizer
 from zoft.privacy import PoissonBatches, PrivacyConfig, PrivacyPlan
+from zoft.privacy.chance import drawing_nothing
 from zoft.privacy.qualify import check_model, private_config
 from zoft.privacy.sampling import secret_key
 from zoft.types import ZOConfig
 
 EXAMPLES = "zo_examples"
 """Under this name a private batch holds a list of batches of one example each."""
+
+# TRL's trainers whose loss of an example is its own.
+_TRLS = ("SFTTrainer", "DPOTrainer", "RewardTrainer")
 
 # Facts that do not depend on the data, and what is made of noised values.
 _PUBLIC = ("learning_rate", "epoch", "step", "projected_grad", "epsilon")
@@ -59,9 +64,9 @@ class PrivateTraining:
             world_size=replicas.size,
         )
         return DataLoader(
-            loader.dataset,
+            _Alone(loader.dataset, loader.collate_fn),
             batch_sampler=batches,
-            collate_fn=_Alone(loader.collate_fn),
+            collate_fn=_side_by_side,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -83,6 +88,22 @@ class PrivateTraining:
             steps=self.state.max_steps,
             num_scalars=build_method(self.zo).estimator.num_scalars,
         )
+
+    def _check_plan(self, optimizer: ZOOptimizer) -> None:
+        """Make sure that the batches are those that the run's noise was made for.
+
+        Raises:
+            ConfigError: If the data set or the batch size were changed since an earlier ``train()``.
+        """
+        if optimizer.privacy is None:
+            return
+        plan, now = optimizer.privacy.plan, (self._expected_batch_size, len(self.train_dataset))  # type: ignore[attr-defined]
+        if now != (plan.expected_batch_size, plan.num_examples):
+            raise ConfigError(
+                f"this private run was planned for {plan.expected_batch_size} of {plan.num_examples} examples a step, "
+                f"and would now sample {now[0]} of {now[1]}, which is not what its noise pays for. Make a new Trainer, "
+                "in another output_dir."
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's; in a private run, of what is public.
@@ -132,14 +153,22 @@ class PrivateTraining:
         return 0 if self.privacy is not None else super().floating_point_ops(inputs)  # type: ignore[misc]
 
 
-class _Alone:
-    """Collates each example by itself."""
+class _Alone(Dataset[Any]):
+    """A data set's examples, each fetched and collated by itself: a data set's transform of several may pad them."""
 
-    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
-        self._collate = collate
+    def __init__(self, dataset: Any, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._dataset, self._collate = dataset, collate
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, list[Any]]:
-        return {EXAMPLES: [self._collate([row]) for row in rows]}
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        with drawing_nothing("train_dataset or data_collator"):
+            return self._collate([self._dataset[number]])
+
+
+def _side_by_side(examples: list[Any]) -> dict[str, list[Any]]:
+    return {EXAMPLES: examples}
 
 
 def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, model: nn.Module) -> None:
@@ -178,10 +207,10 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
         )
     if args.include_num_input_tokens_seen not in ("no", False):
         raise ConfigError("include_num_input_tokens_seen logs the exact lengths of private batches. Leave it out.")
-    if not has_length(trainer.train_dataset):
+    if isinstance(trainer.train_dataset, IterableDataset) or not has_length(trainer.train_dataset):
         raise ConfigError(
             "a private run samples each example with the same probability, for which the training set must have a "
-            f"length; got a {type(trainer.train_dataset).__name__}. Load it whole, without streaming."
+            f"length and an order; got a {type(trainer.train_dataset).__name__}. Load it whole, without streaming."
         )
     if vars(args).get("packing"):
         raise ConfigError(
@@ -193,12 +222,28 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
             f"{type(trainer.data_collator).__name__} masks tokens at random, in the order of the examples, so that one "
             "example more would change the masks of those after it. Use a loss without random numbers."
         )
+    if vars(args).get("precompute_ref_log_probs"):
+        raise ConfigError(
+            "precompute_ref_log_probs=True evaluates the reference on batches of the training set, padded to each other, "
+            "so that an example's loss depends on its neighbours in the last bits. Leave it out."
+        )
+    trls = {cls.__name__ for cls in type(trainer).__mro__ if cls.__module__.startswith("trl.")}
+    if trls and not trls & set(_TRLS):
+        raise ConfigError(
+            f"a {type(trainer).__name__} prepares or weighs examples by others of their batch, so that one more would "
+            f"change what they add. Of TRL's, these can be private: {', '.join(_TRLS)}."
+        )
+    if is_compiled(trainer):
+        raise ConfigError(
+            "torch_compile chooses kernels by the shapes that came before, so that an example's loss depends on other "
+            "examples in the last bits. Leave it out."
+        )
     if trainer.is_fsdp_enabled:
         raise ConfigError(
             "with FSDP all processes must run equally many forwards, and how many examples each has is random in a "
             "private run. Use plain data parallelism (accelerate launch --multi_gpu)."
         )
-    if args.world_size > 1 and any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):
+    if args.world_size > 1 and trls:
         raise ConfigError(
             "TRL's losses wait for all processes at every evaluation, and how many examples each has is random in a "
             "private run. Use one process, or a Trainer whose loss does not gather."

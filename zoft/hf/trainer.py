@@ -103,6 +103,7 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
             self._zo_optimizer = ZOOptimizer(
                 self.model, self.args.learning_rate, zo, weight_decay=self.args.weight_decay, privacy=self._plan()
             )
+        self._check_plan(self._zo_optimizer)
         self.optimizer = self._zo_optimizer
         return self.optimizer
 
@@ -181,7 +182,7 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's, unless the run was finished when it was resumed: Trainer would take one step too many."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
@@ -247,9 +248,14 @@ class LogKeeper(TrainerCallback):
         spending = self._trainer._zo_optimizer.privacy
         if spending is not None and state.is_world_process_zero:
             tqdm.write(f"privacy: {spending.plan}")
+        if self._trainer._resume_log:
+            self._stop_if_spent(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop when the privacy budget does not pay for another step."""
+        self._stop_if_spent(state, control)
+
+    def _stop_if_spent(self, state: TrainerState, control: TrainerControl) -> None:
         optimizer = self._trainer._zo_optimizer
         spending = optimizer.privacy
         if spending is None or not spending.is_spent or optimizer.recorded is not None:

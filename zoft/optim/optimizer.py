@@ -272,9 +272,10 @@ class ZOOptimizer(torch.optim.Optimizer):
                 f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
                 f"{self.engine.step}."
             )
+        settings = {"privacy": None, **self._description}
         if self.privacy is not None and "privacy" in header:
-            self.privacy.use_noise_of(header)
-        for key, mine in {"privacy": None, **self._description}.items():
+            settings["privacy"] = self.privacy.going_on(header["privacy"])
+        for key, mine in settings.items():
             if header.get(key) != mine:
                 raise ReplayError(
                     f"the log at {Path(path)} was made with {key} = {_difference(header.get(key), mine)}. Go on with "
@@ -369,7 +370,7 @@ def _same(a: StepRecord, b: StepRecord) -> bool:
 
 
 def _difference(theirs: Any, mine: Any) -> str:
-    if isinstance(theirs, dict):
+    if isinstance(theirs, dict) and isinstance(mine, dict):
         keys = [k for k in theirs if theirs[k] != mine.get(k)]
         return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
     if isinstance(theirs, list):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from zoft.distributed import Replicas
 from zoft.engine import ZOEngine, float32
 from zoft.errors import ConfigError, PrivacyBudgetError, ReplayError
 from zoft.log_file import ReplayLog
+from zoft.privacy.chance import drawing_nothing
 from zoft.privacy.clip_quantile import threshold_after
 from zoft.privacy.mechanism import PrivateSum, release
 from zoft.privacy.plan import PrivacyPlan
@@ -31,12 +32,6 @@ class PrivateSteps:
         charged: Steps that are paid for: those taken, and those that something interrupted.
     """
 
-    def __str__(self) -> str:
-        delta = self.plan.config.dp_target_delta
-        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
-            "" if delta is None else f" at delta {delta:g}"
-        )
-
     def __init__(self, engine: ZOEngine, replicas: Replicas, plan: PrivacyPlan) -> None:
         if plan.num_scalars != engine.num_scalars:
             raise ConfigError(
@@ -46,7 +41,8 @@ class PrivateSteps:
         self.plan = plan
         self.charged = 0
         self._engine, self._replicas = engine, replicas
-        self._intend: Callable[[], int] | None = None
+        self._has_log = False
+        self._log: ReplayLog | None = None  # on the process that writes it
         self._affordable = 0
         self._shares: list[float] = []  # what the measuring steps released
         self._epsilons = {0: 0.0}
@@ -54,6 +50,12 @@ class PrivateSteps:
         self.forget()
 
     # --- what is spent ----------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        delta = self.plan.config.dp_target_delta
+        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
+            "" if delta is None else f" at delta {delta:g}"
+        )
 
     @property
     def epsilon(self) -> float:
@@ -66,6 +68,11 @@ class PrivateSteps:
     @property
     def is_spent(self) -> bool:
         """Whether another step would cost more than was promised."""
+        target = self.plan.config.dp_target_epsilon
+        if target is None:
+            return False
+        if self.charged >= self._affordable and self.plan.epsilon(self.charged + 1) <= target:
+            self._affordable = self.charged + 1  # more than was planned
         return self.charged >= self._affordable
 
     @property
@@ -104,22 +111,21 @@ class PrivateSteps:
                 "this is an earlier copy of the log. Resume with the one that the run left last."
             )
 
-        def intend() -> int:
-            assert log is not None
-            log.intend()
-            return log.intents
-
-        self._intend = intend
+        self._has_log, self._log = True, log
         self.charged = intents
         self._shares = [record.scalars[0] for record in records[: self.plan.measuring_steps]]
         wasted = intents - len(records)
         self._affordable = self.plan.affordable(max(self.plan.steps, intents) + wasted)
         self.forget()
 
-    def use_noise_of(self, header: dict[str, Any]) -> None:
-        """Take the noise multiplier of the log that is gone on with: the number of steps may be another now."""
-        logged = PrivacyPlan.from_dict(header["privacy"])
-        self.plan = dataclasses.replace(self.plan, noise_multiplier=logged.noise_multiplier)
+    def going_on(self, logged: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the noise multiplier of the run that is gone on with, by its plan in the log.
+
+        Returns:
+            What that plan must be. Only the number of steps may be another now.
+        """
+        self.plan = dataclasses.replace(self.plan, noise_multiplier=logged["noise_multiplier"])
+        return {**self.plan.to_dict(), "steps": logged["steps"]}
 
     # --- steps: see zoft.optim.gathering.Gathering ------------------------------------------------------
 
@@ -128,7 +134,7 @@ class PrivateSteps:
 
         Raises:
             PrivacyBudgetError: If the budget does not pay for another step.
-            ConfigError: If there is no log, or one closure instead of a list.
+            ConfigError: If there is no log, one closure instead of a list, or a loss that draws random numbers.
         """
         if callable(closure):
             raise ConfigError(
@@ -137,7 +143,9 @@ class PrivateSteps:
             )
         try:
             self._charge()
-            for estimate in self._engine.estimates(closure):
+            with drawing_nothing("the loss"):
+                estimates = self._engine.estimates(closure)
+            for estimate in estimates:
                 self._sum.add(self._vector(estimate.scalars))
         except BaseException:
             self.forget()  # or examples would count twice in a second attempt
@@ -153,6 +161,7 @@ class PrivateSteps:
     def record(self, closure: Sequence[LossFn] | None, lrs: Sequence[float]) -> StepRecord:
         """Make the step's record: noised scalars, and no loss."""
         if closure is not None:
+            self.forget()  # of an attempt that was interrupted: its examples are not in this batch
             self.note(closure)
         if not self._is_paid:
             raise ConfigError(
@@ -178,7 +187,7 @@ class PrivateSteps:
         scalars = float32(self._replicas.from_first(published))  # one process draws the noise, once
         step, measures = self._engine.step, self._measures
         if measures:
-            self._shares.append(scalars[0])
+            self._shares = [*self._shares[:step], scalars[0]]  # less what could not be logged
             scalars = (scalars[0], *[0.0] * (plan.num_scalars - 1))
         return StepRecord(step, math.nan, scalars, float32(lrs), skipped=measures)
 
@@ -201,7 +210,7 @@ class PrivateSteps:
     def _charge(self) -> None:
         if self._is_paid:
             return
-        if self._intend is None:
+        if not self._has_log:
             raise ConfigError(
                 "a private run needs a log, which is its ledger: ZOOptimizer(..., log=path), start_log or resume_log."
             )
@@ -212,5 +221,15 @@ class PrivateSteps:
                 f"exceed dp_target_epsilon={config.dp_target_epsilon}."
             )
         self.forget()
-        self.charged = self._replicas.from_first(self._intend)
+        try:
+            self.charged = self._replicas.from_first(self._intend)
+        except BaseException:
+            if self._log is not None:
+                self.charged = self._log.intents  # it may be written all the same: a Ctrl-C comes when it is
+            raise
         self._is_paid = True
+
+    def _intend(self) -> int:
+        assert self._log is not None
+        self._log.intend()
+        return self._log.intents

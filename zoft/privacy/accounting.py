@@ -64,10 +64,13 @@ def calibrated(
     For the Gaussian mechanism this is ``opacus.accountants.utils.get_noise_multiplier``.
 
     Raises:
-        ConfigError: If Opacus finds no noise that is enough.
+        ConfigError: If no noise is enough by this accountant.
     """
     if mechanism == "laplace":
-        return 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
+        scale = 1.0 / math.log1p(math.expm1(target_epsilon / steps) / sample_rate)
+        while steps * _laplace_epsilon(Release(mechanism, scale, sample_rate)) > target_epsilon:
+            scale = math.nextafter(scale, math.inf)  # rounding would cost the last step
+        return scale
     from opacus.accountants.utils import get_noise_multiplier
 
     try:
@@ -83,9 +86,10 @@ def calibrated(
             )
     except ValueError as error:
         raise ConfigError(
-            f"no noise keeps dp_target_epsilon={target_epsilon:g} at dp_target_delta={delta} over {steps} steps with "
-            f"sampling rate {sample_rate:g} (Opacus: {error}). Raise the budget, or take fewer steps."
-        ) from None
+            f"dp_target_epsilon={target_epsilon:g} is too little for {steps} steps at sampling rate {sample_rate:g} "
+            f"and dp_target_delta={delta} by dp_accountant={accountant!r}, whatever the noise. Raise it, take fewer "
+            "steps, or use dp_accountant='prv', which is tighter."
+        ) from error
 
 
 def affordable(release: Release, *, target_epsilon: float, delta: float | None, accountant: str, most: int) -> int:
@@ -108,7 +112,8 @@ def affordable(release: Release, *, target_epsilon: float, delta: float | None, 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Opacus warns when its table of RDP orders ends; the bound holds all the same."""
+    """Opacus warns when its table of RDP orders ends, and its PRV takes log(0) at sampling rate 1; both bounds hold."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")
+        warnings.filterwarnings("ignore", "divide by zero encountered in log", RuntimeWarning)
         yield

@@ -6,13 +6,12 @@ import math
 import secrets
 from collections.abc import Iterator
 
-import torch
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+import numpy as np
 
 from zoft.errors import ConfigError
 
-# Opacus's sampler compares with float32 random numbers, which are multiples of this.
-_RESOLUTION = 2.0**-24
+_KEY_BITS = 128
+_RESOLUTION = 2.0**-53  # numpy's uniform random numbers are multiples of this
 
 
 class PoissonBatches:
@@ -21,12 +20,15 @@ class PoissonBatches:
     Several processes that have the same key see the same batches, of which each reads its own part. A batch is read
     whole; its micro-batches follow each other.
 
+    Batches are those of Opacus's ``UniformWithReplacementSampler``, from another source: it draws from a torch
+    generator, which on CPUs takes 32 bits of its seed, few enough to try them all against what a run publishes.
+
     Args:
         num_examples: Number of examples.
         sample_rate: Probability of each to be in a batch, in (0, 1].
         steps: Batches before the iterator ends; the next one goes on with others.
-        key: 64 random bits that nobody else knows; by default the operating system's. A key must not be used again in
-            another process: see :func:`secret_key`.
+        key: 128 random bits that nobody else knows; by default the operating system's. A key must not be used again in
+            another run: see :func:`secret_key`.
         micro_batches: Into how many parts one after the other this process's part of a batch is cut.
         rank: Number of this process.
         world_size: Number of processes.
@@ -48,29 +50,26 @@ class PoissonBatches:
     ) -> None:
         if not _RESOLUTION <= sample_rate <= 1.0:
             raise ConfigError(
-                f"sample_rate must be in [2^-24, 1], got {sample_rate}: the expected batch size over the number of "
+                f"sample_rate must be in [2^-53, 1], got {sample_rate}: the expected batch size over the number of "
                 f"examples, {num_examples}. Change the batch size."
             )
-        generator = torch.Generator().manual_seed(secret_key() if key is None else key)
-        self._sampler = UniformWithReplacementSampler(
-            num_samples=num_examples,
-            # Rounded down, so that no example comes more often than is accounted for.
-            sample_rate=math.floor(sample_rate / _RESOLUTION) * _RESOLUTION,
-            generator=generator,
-            steps=steps,
-        )
+        self._random = np.random.Generator(np.random.Philox(key=secret_key() if key is None else key))
+        # Rounded down, so that no example comes more often than is accounted for.
+        self._drawn_rate = math.floor(sample_rate / _RESOLUTION) * _RESOLUTION
+        self._num_examples, self._steps = num_examples, steps
         self._micro_batches, self._rank, self._world_size = micro_batches, rank, world_size
 
     def __len__(self) -> int:
-        return len(self._sampler) * self._micro_batches
+        return self._steps * self._micro_batches
 
     def __iter__(self) -> Iterator[list[int]]:
         parts = self._world_size * self._micro_batches
-        for batch in self._sampler:
+        for _ in range(self._steps):
+            batch = np.flatnonzero(self._random.random(self._num_examples) < self._drawn_rate).tolist()
             for number in range(self._micro_batches):
                 yield batch[self._rank + number * self._world_size :: parts]
 
 
 def secret_key() -> int:
-    """Return 64 bits of the operating system's entropy."""
-    return secrets.randbits(64)
+    """Return 128 bits of the operating system's entropy."""
+    return secrets.randbits(_KEY_BITS)
