@@ -244,9 +244,20 @@ FLAWS = [
         (SPENDING, "tests/privacy/test_public_log.py"),
     ),
     Flaw(
-        "lengths of private examples logged",
-        "Trainer's log shows tokens per second",
-        (Edit(TRAINER, '_PUBLIC = ("learning_rate",', '_PUBLIC = ("tokens_per_second", "learning_rate",'),),
+        "clip fractions logged",
+        "Trainer's log shows whether the last example was within the threshold",
+        (
+            Edit(
+                STEPS,
+                "self._sum.add(self._vector(estimate.scalars))",
+                "self._sum.add(self._vector(estimate.scalars)); self.within = math.hypot(*estimate.scalars) <= 1.0",
+            ),
+            Edit(
+                TRAINER,
+                'public["epsilon"] = round(spending.epsilon, 4)',
+                'public["epsilon"], public["within"] = round(spending.epsilon, 4), getattr(spending, "within", 0)',
+            ),
+        ),
         (COMPANY, "tests/privacy/test_public_log.py"),
     ),
     Flaw(
