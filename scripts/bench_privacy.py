@@ -154,6 +154,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [f"| method | lr | {' | '.join(f'eps {n}' for n in names)} | s a run |", "|---" * (len(names) + 3) + "|"]
     for queries in sorted({r["queries"] for r in results}):
         best = tuned_lr(results, queries)
+        if best is None:
+            continue
         mine = [r for r in results if r["queries"] == queries and r["lr"] == best and r["seed"]]
         cells = []
         for epsilon in EPSILONS:

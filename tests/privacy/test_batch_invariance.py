@@ -46,17 +46,14 @@ COMPANIES = {
 
 
 class Padded:
-    """A collator that pads to the longest row, as all usual ones do."""
+    """A collator that pads to the longest row, on the left and without a mask: an example's loss is then another."""
 
     def __call__(self, batch: Sequence[Row]) -> dict[str, torch.Tensor]:
         def padded(name: str, value: int) -> torch.Tensor:
-            return nn.utils.rnn.pad_sequence([row[name] for row in batch], batch_first=True, padding_value=value)
+            columns = [row[name] for row in batch]
+            return nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=value, padding_side="left")
 
-        return {
-            "input_ids": padded("input_ids", 0),
-            "labels": padded("labels", -100),
-            "attention_mask": padded("attention_mask", 0),
-        }
+        return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100)}
 
 
 def uneven_rows() -> list[Row]:

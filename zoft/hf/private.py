@@ -224,8 +224,8 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
         )
     if vars(args).get("precompute_ref_log_probs"):
         raise ConfigError(
-            "precompute_ref_log_probs=True evaluates the reference on batches of the training set, padded to each other, "
-            "so that an example's loss depends on its neighbours in the last bits. Leave it out."
+            "precompute_ref_log_probs=True evaluates the reference on batches of the training set, padded to each "
+            "other, so that an example's loss depends on its neighbours in the last bits. Leave it out."
         )
     trls = {cls.__name__ for cls in type(trainer).__mro__ if cls.__module__.startswith("trl.")}
     if trls and not trls & set(_TRLS):
