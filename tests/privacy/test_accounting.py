@@ -52,10 +52,10 @@ def check_golden(examples: int, batch: int, steps: int, target: float, accountan
 @pytest.mark.filterwarnings("ignore:Optimal order is the largest alpha")
 @pytest.mark.parametrize("accountant", ["rdp", "prv"])
 def test_a_plans_noise_is_what_opacus_says(accountant: str) -> None:
-    config = PrivacyConfig(dp_target_epsilon=3.0, dp_target_delta=1e-6, dp_accountant=accountant)
-    planned = PrivacyPlan.of(config, num_examples=500, expected_batch_size=20, steps=100, num_scalars=64)
+    config = PrivacyConfig(dp_target_epsilon=2.0, dp_target_delta=1e-6, dp_accountant=accountant)
+    planned = PrivacyPlan.of(config, num_examples=500, expected_batch_size=40, steps=500, num_scalars=64)
     assert planned.noise_multiplier == get_noise_multiplier(
-        target_epsilon=3.0, target_delta=1e-6, sample_rate=20 / 500, steps=100, accountant=accountant
+        target_epsilon=2.0, target_delta=1e-6, sample_rate=40 / 500, steps=500, accountant=accountant
     )
 
 
@@ -122,8 +122,8 @@ BUDGETS = [
 def test_a_budget_pays_for_as_many_as_fit_and_no_more(
     release: Release, target: float, delta: float | None, accountant: str
 ) -> None:
-    count = affordable(release, target_epsilon=target, delta=delta, accountant=accountant, most=500)
-    assert 0 < count < 500
+    count = affordable(release, target_epsilon=target, delta=delta, accountant=accountant, most=120)
+    assert 0 < count < 120
     assert epsilon([(release, count)], delta=delta, accountant=accountant) <= target
     assert epsilon([(release, count + 1)], delta=delta, accountant=accountant) > target
     fewer = affordable(release, target_epsilon=target, delta=delta, accountant=accountant, most=count - 1)
