@@ -202,7 +202,12 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
     from zoft.tasks.data import load_splits, permute_labels
     from zoft.tasks.encoding import PromptEncoder
 
-    args, data = parsed.get(TrainingArguments), parsed.get(DataArguments)
+    args, data, privacy = parsed.get(TrainingArguments), parsed.get(DataArguments), parsed.get(PrivacyArguments)
+    if privacy.is_private and data.shuffle_labels:
+        raise ConfigError(
+            "shuffle_labels gives rows each other's labels, so that one row more would change others; a private run "
+            "protects single rows. Leave one of them out"
+        )
     seed = args.seed if args.data_seed is None else args.data_seed
     true = load_splits(
         task.columns,
@@ -214,6 +219,8 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
         seed=seed,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
+        # Not among private rows that nothing is measured on: one of them would decide about many training rows.
+        drop_shared_texts=not privacy.is_private or privacy.dp_eval_is_public,
     )
     splits = permute_labels(true, task.label_column, seed) if data.shuffle_labels else true
     encoder = PromptEncoder(task, tokenizer, data.max_length, reserved=parsed.get(AdapterArguments).virtual_tokens)
@@ -221,7 +228,7 @@ def load_data(parsed: ParsedArguments, task: PromptedTask, tokenizer: Any) -> Da
     cut = f"; {train.truncated_share:.1%} of the training rows are cut to {data.max_length} tokens"
     _say(
         f"{len(train)} training rows, {len(evaluation)} held-out rows"
-        + ("" if parsed.get(PrivacyArguments).is_private else cut)
+        + ("" if privacy.is_private else cut)
         + (" - ALL LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else "")
     )
     return Data(encoder, train, evaluation, encoder.encode(true.evaluation) if data.shuffle_labels else None)

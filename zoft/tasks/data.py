@@ -59,6 +59,7 @@ def load_splits(
     eval_fraction: float = 0.1,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
+    drop_shared_texts: bool = True,
 ) -> Splits:
     """Load, check, shuffle, split, deduplicate and truncate, in this order.
 
@@ -77,6 +78,8 @@ def load_splits(
         eval_fraction: Share of the rows held out where no other evaluation rows exist.
         max_train_samples: Keep this many training rows.
         max_eval_samples: Keep this many evaluation rows.
+        drop_shared_texts: False keeps training rows that also occur among the evaluation rows: which rows are trained
+            on then does not depend on what private evaluation rows say.
 
     Raises:
         AssetError: A packaged data set is unknown, missing or altered.
@@ -104,7 +107,9 @@ def load_splits(
         _check(evaluation, columns, eval_file or f"{source} (evaluation split)")
         random.Random(f"{seed}/evaluation").shuffle(evaluation)
 
-    train = _without_shared_texts(train, evaluation, columns.text)[:max_train_samples]
+    if drop_shared_texts:
+        train = _without_shared_texts(train, evaluation, columns.text)
+    train = train[:max_train_samples]
     evaluation = evaluation[:max_eval_samples]
     if not train:
         raise DataError(f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation")
