@@ -61,7 +61,8 @@ class Flaw:
     tests: tuple[str, ...]
 
 
-ALONE = "        return {EXAMPLES: [self._collate([row]) for row in rows]}\n"
+# Rows as they are, for a loader that collates them itself.
+ROWS = Edit(TRAINER, "return self._collate([self._dataset[number]])", "return self._dataset[number]")
 
 FLAWS = [
     Flaw(
@@ -186,19 +187,26 @@ FLAWS = [
     Flaw(
         "a loss that is a batch mean",
         "the batch is one example to the clip",
-        (Edit(TRAINER, ALONE, "        return {EXAMPLES: [self._collate(list(rows))] if rows else []}\n"),),
+        (
+            ROWS,
+            Edit(
+                TRAINER,
+                "collate_fn=_side_by_side,",
+                "collate_fn=lambda rows: {EXAMPLES: [loader.collate_fn(rows)] if rows else []},",
+            ),
+        ),
         (COMPANY,),
     ),
     Flaw(
         "padding that depends on neighbours",
         "examples are collated together, then evaluated one by one",
         (
+            ROWS,
             Edit(
                 TRAINER,
-                ALONE,
-                "        together = self._collate(list(rows)) if rows else {}\n"
-                "        each = [{k: x[n : n + 1] for k, x in together.items()} for n in range(len(rows))]\n"
-                "        return {EXAMPLES: each}\n",
+                "collate_fn=_side_by_side,",
+                "collate_fn=lambda rows: {EXAMPLES: [{k: x[n : n + 1] for k, x in loader.collate_fn(rows).items()} "
+                "for n in range(len(rows))]},",
             ),
         ),
         (COMPANY,),
@@ -209,11 +217,10 @@ FLAWS = [
         (
             Edit(
                 TRAINER,
-                ALONE,
-                "        import torch\n\n"
-                "        alone = [self._collate([row]) for row in rows]\n"
-                "        labels = [torch.empty(0, dtype=torch.long), *(x['labels'].flatten() for x in alone)]\n"
-                "        return {EXAMPLES: alone, 'labels': torch.cat(labels)}\n",
+                "    return {EXAMPLES: examples}\n",
+                "    import torch\n\n"
+                "    labels = [torch.empty(0, dtype=torch.long), *(x['labels'].flatten() for x in examples)]\n"
+                "    return {EXAMPLES: examples, 'labels': torch.cat(labels)}\n",
             ),
         ),
         (COMPANY,),
@@ -241,7 +248,7 @@ FLAWS = [
             ),
             Edit(STEPS, "StepRecord(step, math.nan,", "StepRecord(step, getattr(self, '_seen', math.nan),"),
         ),
-        (SPENDING, "tests/privacy/test_public_log.py"),
+        (SPENDING, "tests/privacy/test_trainer.py"),
     ),
     Flaw(
         "clip fractions logged",
@@ -258,7 +265,7 @@ FLAWS = [
                 'public["epsilon"], public["within"] = round(spending.epsilon, 4), getattr(spending, "within", 0)',
             ),
         ),
-        (COMPANY, "tests/privacy/test_public_log.py"),
+        (COMPANY, "tests/privacy/test_trainer.py"),
     ),
     Flaw(
         "true batch sizes logged",
@@ -275,7 +282,7 @@ FLAWS = [
                 'public["epsilon"], public["batch_size"] = round(spending.epsilon, 4), spending.size',
             ),
         ),
-        (COMPANY, "tests/privacy/test_public_log.py"),
+        (COMPANY, "tests/privacy/test_trainer.py"),
     ),
     Flaw(
         "best checkpoint chosen on private data",
@@ -304,7 +311,7 @@ FLAWS = [
     Flaw(
         "the same batch noised again after a crash: its examples",
         "what an interrupted attempt summed is kept, and paid for once",
-        (Edit(STEPS, "self.forget()  # or examples would count twice", "pass  # examples count twice"),),
+        (Edit(STEPS, "            self.forget()  # or examples would count twice", "            pass  # examples count twice"),),
         (SENSITIVITY, "tests/privacy/test_crash.py"),
     ),
     Flaw(

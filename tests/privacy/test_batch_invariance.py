@@ -151,12 +151,15 @@ def test_dropout_does_not_couple_examples(
     assert all(first[example] == second[example] for example in (0, 1, 2))
 
 
-def test_rows_are_collated_one_by_one() -> None:
+def test_rows_are_collated_one_by_one(drawn: Callable[[list[list[int]]], None], tmp_path: Path) -> None:
     """To their own lengths."""
-    collate = private_training._Alone(Padded())
-    examples = collate(uneven_rows()[-3:])[EXAMPLES]
-    assert [tuple(example["input_ids"].shape) for example in examples] == [(1, 4), (1, 7), (1, 14)]
-    assert collate([]) == {EXAMPLES: []}
+    drawn([[5, 6, LONG], []])
+    trainer = trainer_of(
+        tmp_path, cls=partial(zoft.ZOTrainer, privacy=PRIVACY, data_collator=Padded()), train=uneven_rows()
+    )
+    batch, empty = trainer.get_train_dataloader()
+    assert [tuple(example["input_ids"].shape) for example in batch[EXAMPLES]] == [(1, 4), (1, 7), (1, 14)]
+    assert empty == {EXAMPLES: []}
 
 
 def test_no_setting_of_a_trainer_fixes_the_batches(tmp_path: Path) -> None:

@@ -190,7 +190,11 @@ def test_a_single_closure_is_no_list_of_examples(tmp_path: Path) -> None:
     assert opt.privacy is not None and opt.privacy.charged == 0
 
 
-def test_examples_of_an_interrupted_step_do_not_count_in_the_next(tmp_path: Path, totals: list[list[int]]) -> None:
+@pytest.mark.parametrize("where", ["in an example", "between micro-batches"])
+@pytest.mark.parametrize("style", ["closure", "seam"])
+def test_examples_of_an_interrupted_step_do_not_count_in_the_next(
+    style: str, where: str, tmp_path: Path, totals: list[list[int]]
+) -> None:
     """And the second attempt is charged as well."""
     opt = start(tmp_path / "log")
 
@@ -199,8 +203,15 @@ def test_examples_of_an_interrupted_step_do_not_count_in_the_next(tmp_path: Path
 
     good = closures(opt, [1.0])
     opt.loss(good).backward()
-    with pytest.raises(KeyboardInterrupt):
-        opt.loss([*good, interrupted])
-    opt.step(good)
-    assert sum(x * x for x in totals[-1]) <= CLIPPED**2
+    if where == "in an example":
+        with pytest.raises(KeyboardInterrupt):
+            opt.loss([*good, interrupted])
+    elif style == "seam":
+        opt.zero_grad()  # as whoever starts a step over by hand must
+    if style == "closure":
+        opt.step(good)
+    else:
+        opt.loss(good).backward()
+        opt.step()
+    assert 0 < sum(x * x for x in totals[-1]) <= CLIPPED**2
     assert opt.privacy is not None and opt.privacy.charged == 2
