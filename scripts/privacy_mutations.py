@@ -311,7 +311,13 @@ FLAWS = [
     Flaw(
         "the same batch noised again after a crash: its examples",
         "what an interrupted attempt summed is kept, and paid for once",
-        (Edit(STEPS, "            self.forget()  # or examples would count twice", "            pass  # examples count twice"),),
+        (
+            Edit(
+                STEPS,
+                "            self.forget()  # or examples would count twice",
+                "            pass  # examples count twice",
+            ),
+        ),
         (SENSITIVITY, "tests/privacy/test_crash.py"),
     ),
     Flaw(
