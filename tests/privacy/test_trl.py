@@ -67,7 +67,8 @@ def test_trls_metrics_stay_out_of_the_logs(
     assert digest(base) == digest(trainer.model)
 
 
-@pytest.mark.parametrize("kind", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_an_examples_vector_is_the_same_in_any_company(
     kind: str,
     no_noise: Noise,
