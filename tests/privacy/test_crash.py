@@ -60,8 +60,15 @@ POINTS: dict[str, tuple[Any, str, bool, bool, bool]] = {
 }
 
 
-@pytest.mark.parametrize("error", [Crash(), KeyboardInterrupt()], ids=["exception", "Ctrl-C"])
-@pytest.mark.parametrize("same_process", [True, False], ids=["the same process", "a new process"])
+@pytest.mark.parametrize(
+    ("same_process", "error"),
+    [
+        pytest.param(True, KeyboardInterrupt(), id="Ctrl-C, the same process"),
+        pytest.param(False, Crash(), id="exception, a new process"),
+        pytest.param(True, Crash(), id="exception, the same process", marks=pytest.mark.slow),
+        pytest.param(False, KeyboardInterrupt(), id="Ctrl-C, a new process", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("where", POINTS)
 def test_a_crash_keeps_the_charge_and_discards_the_batch_and_the_noise(
     where: str, same_process: bool, error: BaseException, noise: Noise, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -76,7 +76,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["mixin", "callback"])
+@pytest.mark.parametrize("kind", ["mixin", pytest.param("callback", marks=pytest.mark.slow)])
 def test_a_trainers_folder_logs_and_results_are_the_same_whatever_the_data(
     kind: str, same_releases: list[int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

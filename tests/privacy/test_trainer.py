@@ -24,6 +24,8 @@ from zoft.errors import ConfigError, DataError, PrivacyBudgetError, ReplayError
 from zoft.log_file import ReplayLog
 
 both_ways = pytest.mark.parametrize("kind", KINDS)
+# What the callback lends is the mixin's own, so once is enough but for the slow tier.
+mixin_first = pytest.mark.parametrize("kind", ["mixin", pytest.param("callback", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +68,7 @@ class Watching(Trainer):  # type: ignore[misc]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-@both_ways
+@mixin_first
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_each_example_is_collated_and_evaluated_alone(kind: str, workers: int, tmp_path: Path) -> None:
     trainer = private_trainer(tmp_path, kind=kind, cls=Watching, dataloader_num_workers=workers)
@@ -84,7 +86,7 @@ def test_a_data_set_that_transforms_several_rows_at_once_sees_one_at_a_time(tmp_
         return padded([{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows])
 
     data = Dataset.from_dict({"ids": [row["input_ids"].tolist() for row in uneven_rows()]}).with_transform(transform)
-    trainer = private_trainer(tmp_path, cls=Watching, train=data, remove_unused_columns=False)
+    trainer = private_trainer(tmp_path, cls=Watching, train=data, remove_unused_columns=False, max_steps=3)
     trainer.train()
     assert trainer.seen and set(trainer.seen) <= AS_THEY_ARE
 
@@ -152,7 +154,7 @@ def test_the_bar_shows_epsilon(
     assert f"epsilon={spending_of(trainer).epsilon:.3f}" in capsys.readouterr().err
 
 
-@both_ways
+@mixin_first
 def test_one_examples_nan_neither_stops_nor_poisons_the_run(
     kind: str, no_noise: Noise, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -169,7 +171,7 @@ def test_one_examples_nan_neither_stops_nor_poisons_the_run(
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_and_epochs_are_as_planned_whatever_batches_come(accumulate: int, tmp_path: Path) -> None:
     """At an expected batch of two, every eighth one is empty."""
     per_device = 2 // accumulate
@@ -199,7 +201,7 @@ def test_accumulated_micro_batches_are_one_release(no_noise: Noise, tmp_path: Pa
     assert len(no_noise.sums) == 2 and sums[0] == sums[1], "exactly: the sum is of integers"
 
 
-@both_ways
+@mixin_first
 def test_a_second_train_goes_on_spending(kind: str, tmp_path: Path) -> None:
     config = promise(dp_noise_multiplier=None, dp_target_epsilon=3.0)
     trainer = private_trainer(tmp_path, config, kind=kind)
@@ -212,7 +214,7 @@ def test_a_second_train_goes_on_spending(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_second_train_on_other_batches_is_refused(tmp_path: Path) -> None:
-    trainer = private_trainer(tmp_path)
+    trainer = private_trainer(tmp_path, max_steps=1)
     trainer.train()
     trainer.args.per_device_train_batch_size = 8
     with pytest.raises(ConfigError, match=r"planned for 4 of 16 examples a step, and would now sample 8 of 16"):
@@ -242,7 +244,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("new", MODELS.values(), ids=MODELS.keys())
 def test_other_models_train_and_replay(new: Callable[[], nn.Module], tmp_path: Path) -> None:
     model, before = new(), digest(new())
-    trainer = private_trainer(tmp_path, model=model, zo=zoft.ZOConfig(zo_eps=1e-2))
+    trainer = private_trainer(tmp_path, model=model, zo=zoft.ZOConfig(zo_eps=1e-2), max_steps=3)
     trainer.train()
     assert digest(model) != before
     assert digest(model) == replayed(tmp_path, new())
@@ -357,8 +359,8 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
             optimizer.engine.estimates = estimates
 
 
-@pytest.mark.parametrize("checkpoints", ["full", "log", "none"])
-@both_ways
+@pytest.mark.parametrize("checkpoints", ["full", "log", pytest.param("none", marks=pytest.mark.slow)])
+@mixin_first
 def test_a_run_resumes_from_what_is_older_than_its_log(kind: str, checkpoints: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"kind": kind, "lr_scheduler_type": "constant"}
     if checkpoints != "none":
@@ -379,6 +381,7 @@ def test_a_run_resumes_from_what_is_older_than_its_log(kind: str, checkpoints: s
     assert digest(again.model) == replayed(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_earlier_copy_of_the_log_is_refused_by_a_checkpoint(tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
     trainer = private_trainer(tmp_path, callbacks=[Interrupt(2)], **options)
@@ -391,6 +394,7 @@ def test_an_earlier_copy_of_the_log_is_refused_by_a_checkpoint(tmp_path: Path) -
         private_trainer(tmp_path, **options).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_the_run_with_a_line_and_so_does_resuming_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def _empty_batches(log: str) -> list[float]:
     return released
 
 
+@pytest.mark.slow
 def test_the_noise_of_two_processes_has_the_variance_of_one(tmp_path: Path) -> None:
     """Twice would be 2, four standard errors are 0.23."""
     first, second = run_ranks(2, _empty_batches, str(tmp_path / "log"))
@@ -133,7 +134,7 @@ def _trained(
     return digest(trainer.model), len(noise.draws), noise.sums, epsilons
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_trainers_of_two_processes_release_what_one_does_at_a_sampling_rate_of_one(
     accumulate: int, tmp_path: Path
 ) -> None:
