@@ -25,6 +25,8 @@ from zoft.privacy.clipping import CLIPPED
 from zoft.replay_log import ReplayLog
 from zoft.types import ZOConfig
 
+CERTAIN = 1.0 - 1e-7  # of a verdict that must be right every time the tests run
+
 REAL_NOISE, REAL_CLIP = mechanism.noised, mechanism.clip_to_grid
 
 
@@ -57,7 +59,7 @@ def planned(
     ids=["plain", "vector", "laplace"],
 )
 def test_a_correct_release_is_no_violation_and_no_canary_gains_by_excess(plan: PrivacyPlan, canary: str) -> None:
-    result = audit_release(plan, draws=5000, canary=canary, confidence=0.999, progress=False)
+    result = audit_release(plan, draws=5000, canary=canary, confidence=CERTAIN, progress=False)
     assert not result.is_violation
     if canary == "nan":
         assert result.measured < 0.1 * result.claimed  # it adds nothing
@@ -77,20 +79,20 @@ def test_a_correct_release_is_no_violation_and_no_canary_gains_by_excess(plan: P
     ids=["half", "vector", "every example", "rdp", "laplace"],
 )
 def test_a_correct_run_is_no_violation(plan: PrivacyPlan) -> None:
-    result = audit_run(plan, runs=400, confidence=0.999, progress=False)
+    result = audit_run(plan, runs=400, confidence=CERTAIN, progress=False)
     assert not result.is_violation and 0.0 <= result.measured < result.claimed
 
 
 def test_one_call_for_each_release_as_in_training_measures_the_same() -> None:
     for together in (64, 1):
-        result = audit_release(planned(), draws=3000, confidence=0.999, together=together, progress=False)
+        result = audit_release(planned(), draws=3000, confidence=CERTAIN, together=together, progress=False)
         assert 0.5 * result.claimed < result.measured < result.claimed
 
 
 def test_noise_that_no_public_seed_repeats_is_of_no_use_to_who_knows_the_seeds() -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    result = audit_release(planned(), draws=1000, seeds_are_known=True, progress=False)
+    result = audit_release(planned(), draws=1000, seeds_are_known=True, confidence=CERTAIN, progress=False)
     assert not result.is_violation
     assert torch.equal(torch.get_rng_state(), state)  # an audit leaves the generators as they were
 
@@ -109,9 +111,9 @@ def clipped_one_by_one(slopes: Sequence[float], clip_threshold: float) -> list[i
 
 def test_halved_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanism, "noised", lambda total, kind, scale: REAL_NOISE(total, kind, scale / 2))
-    assert audit_release(planned(), draws=1000, progress=False).is_violation
-    assert audit_run(planned(2.0), runs=800, progress=False).is_violation
-    assert audit_release(planned(dp_mechanism="laplace"), draws=2000, progress=False).is_violation
+    assert audit_release(planned(), draws=4000, progress=False).is_violation
+    assert audit_run(planned(2.0), runs=4000, progress=False).is_violation
+    assert audit_release(planned(dp_mechanism="laplace"), draws=8000, progress=False).is_violation
 
 
 def test_missing_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_missing_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noise_from_a_public_seed_is_caught_by_who_knows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mechanism, "noised", seeded_noise)
-    assert not audit_release(planned(), draws=1000, progress=False).is_violation
+    assert not audit_release(planned(), draws=1000, confidence=CERTAIN, progress=False).is_violation
     assert audit_release(planned(), draws=1000, seeds_are_known=True, progress=False).is_violation
 
 
@@ -130,7 +132,7 @@ def test_elements_clipped_one_by_one_are_caught(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(mechanism, "clip_to_grid", clipped_one_by_one)
     for canary in ("saturating", "huge"):
         assert audit_release(planned(size=16), draws=400, canary=canary, progress=False).is_violation
-    assert not audit_release(planned(size=1), draws=400, progress=False).is_violation
+    assert not audit_release(planned(size=1), draws=400, confidence=CERTAIN, progress=False).is_violation
 
 
 def test_a_clip_that_lets_nan_through_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +147,7 @@ def test_a_clip_that_lets_nan_through_is_caught(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(mechanism, "clip_to_grid", in_floats)
     monkeypatch.setattr(mechanism, "noised", float_noise)
     assert audit_release(planned(), draws=400, canary="nan", progress=False).is_violation
-    assert not audit_release(planned(), draws=400, canary="huge", progress=False).is_violation
+    assert not audit_release(planned(), draws=400, canary="huge", confidence=CERTAIN, progress=False).is_violation
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
@@ -156,7 +158,7 @@ def test_a_missing_clip_is_caught(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(mechanism, "clip_to_grid", unclipped)
     plan = planned(dp_mechanism=kind)
     assert audit_release(plan, draws=400, canary="huge", progress=False).is_violation
-    assert not audit_release(plan, draws=400, canary="saturating", progress=False).is_violation
+    assert not audit_release(plan, draws=400, canary="saturating", confidence=CERTAIN, progress=False).is_violation
 
 
 def test_division_by_the_actual_batch_size_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +224,7 @@ def optimizer_subject(plan: PrivacyPlan, folder: Path) -> Subject:
 def test_an_optimizers_steps_are_no_violation_and_tell_what_the_mechanism_tells(tmp_path: Path) -> None:
     plan = planned(0.25, rate=(1, 1), steps=1, size=2)
     for subject in (optimizer_subject(plan, tmp_path), None):
-        result = audit_run(plan, runs=120, subject=subject, together=120, progress=False)
+        result = audit_run(plan, runs=120, subject=subject, together=120, confidence=CERTAIN, progress=False)
         assert 1.0 < result.measured and not result.is_violation
 
 
