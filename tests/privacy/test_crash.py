@@ -117,6 +117,19 @@ def test_a_crash_keeps_the_charge_and_discards_the_batch_and_the_noise(
     assert ReplayLog.open(log).intents == run.spending.charged
 
 
+def test_micro_batches_before_a_failure_leave_no_examples_to_the_next_attempt(no_noise: Noise, tmp_path: Path) -> None:
+    run = Run(plan_of(), tmp_path / "log")
+    run.opt.loss(run.closures([0, 1])).backward()
+    with pytest.raises(Crash):
+        run.opt.loss([*run.closures([2]), _crash])
+    run.opt.loss(run.closures([3])).backward()
+    run.opt.step()
+    assert run.spending.charged == 2, "the second attempt pays for itself"
+    alone = Run(plan_of(), tmp_path / "alone")
+    alone.step([3])
+    assert no_noise.sums[0] == no_noise.sums[1]
+
+
 # --- torn records and full disks ------------------------------------------------------------------------
 
 
