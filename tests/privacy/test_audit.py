@@ -224,7 +224,7 @@ def optimizer_subject(plan: PrivacyPlan, folder: Path) -> Subject:
 def test_an_optimizers_steps_are_no_violation_and_tell_what_the_mechanism_tells(tmp_path: Path) -> None:
     plan = planned(0.25, rate=(1, 1), steps=1, size=2)
     for subject in (optimizer_subject(plan, tmp_path), None):
-        result = audit_run(plan, runs=120, subject=subject, together=120, confidence=CERTAIN, progress=False)
+        result = audit_run(plan, runs=500, subject=subject, together=500, confidence=CERTAIN, progress=False)
         assert 1.0 < result.measured and not result.is_violation
 
 
