@@ -86,7 +86,7 @@ def test_a_correct_run_is_no_violation(plan: PrivacyPlan) -> None:
 def test_one_call_for_each_release_as_in_training_measures_the_same() -> None:
     for together in (64, 1):
         result = audit_release(planned(), draws=3000, confidence=CERTAIN, together=together, progress=False)
-        assert 0.5 * result.claimed < result.measured < result.claimed
+        assert 0.3 * result.claimed < result.measured < result.claimed
 
 
 def test_noise_that_no_public_seed_repeats_is_of_no_use_to_who_knows_the_seeds() -> None:
