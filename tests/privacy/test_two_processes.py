@@ -79,12 +79,12 @@ def _empty_batches(log: str) -> list[float]:
 
 @pytest.mark.slow
 def test_the_noise_of_two_processes_has_the_variance_of_one(tmp_path: Path) -> None:
-    """Twice would be 2, four standard errors are 0.23."""
+    """Twice would be 2, six standard errors are 0.35."""
     first, second = run_ranks(2, _empty_batches, str(tmp_path / "log"))
     assert first == second
     plan = plan_of()
     unit = plan.noise_multiplier * plan.first_clip / plan.expected_batch_size
-    assert np.var(np.array(first) / unit) == pytest.approx(1.0, abs=0.23)
+    assert np.var(np.array(first) / unit) == pytest.approx(1.0, abs=0.35)
 
 
 def _crashing(log: str) -> None:
