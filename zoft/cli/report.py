@@ -78,12 +78,17 @@ def write(
 
     print(report.markdown(sections), flush=True)
     if json_file is not None:
-        _write(json_file, json.dumps(report.data(sections), indent=1) + "\n")
+        write_file(json_file, json.dumps(report.data(sections), indent=1) + "\n")
     if html_file is not None:
-        _write(html_file, report.html(sections, title))
+        write_file(html_file, report.html(sections, title))
 
 
-def _write(name: str, text: str) -> None:
+def write_file(name: str, text: str) -> None:
+    """Write a file that the user named, and say so on stderr.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
     try:
         Path(name).write_text(text, encoding="utf-8")
     except OSError as error:

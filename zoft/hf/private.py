@@ -22,6 +22,7 @@ from zoft.method import build_method
 from zoft.optim import ZOOptimizer
 from zoft.privacy import PoissonBatches, PrivacyConfig, PrivacyPlan
 from zoft.privacy.chance import drawing_nothing
+from zoft.privacy.plan import steps_per_epoch
 from zoft.privacy.qualify import check_model, private_config
 from zoft.privacy.sampling import secret_key
 from zoft.types import ZOConfig
@@ -57,7 +58,7 @@ class PrivateTraining:
         batches = PoissonBatches(
             num_examples,
             min(1.0, batch / num_examples),  # a larger one is refused when the run is planned
-            steps=max(1, round(num_examples / batch)),  # an epoch, on average
+            steps=steps_per_epoch(num_examples, batch),
             key=replicas.from_first(secret_key),
             micro_batches=args.gradient_accumulation_steps,
             rank=replicas.rank,

@@ -52,10 +52,7 @@ class PrivateSteps:
     # --- what is spent ----------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        delta = self.plan.config.dp_target_delta
-        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}" + (
-            "" if delta is None else f" at delta {delta:g}"
-        )
+        return f"{self.charged} charges cost epsilon {self.epsilon:.4g}{self.plan.config.at_delta}"
 
     @property
     def epsilon(self) -> float:
@@ -150,13 +147,11 @@ class PrivateSteps:
         except BaseException:
             self.forget()  # or examples would count twice in a second attempt
             raise
-        with torch.enable_grad():
-            return 0.0 * self._leaf.to(self._engine.loss_device) + math.nan
+        return self._no_loss()
 
     def shown(self, record: StepRecord) -> torch.Tensor:
         """The same."""
-        with torch.enable_grad():
-            return 0.0 * self._leaf.to(self._engine.loss_device) + math.nan
+        return self._no_loss()
 
     def record(self, closure: Sequence[LossFn] | None, lrs: Sequence[float]) -> StepRecord:
         """Make the step's record: noised scalars, and no loss."""
@@ -206,6 +201,10 @@ class PrivateSteps:
         if not self._measures:
             return slopes
         return [1.0 if math.hypot(*slopes) <= self.clip_threshold else 0.0]
+
+    def _no_loss(self) -> torch.Tensor:
+        with torch.enable_grad():
+            return 0.0 * self._leaf.to(self._engine.loss_device) + math.nan
 
     def _charge(self) -> None:
         if self._is_paid:

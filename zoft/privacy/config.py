@@ -76,6 +76,11 @@ class PrivacyConfig:
         if self.dp_clip_threshold is not None and self.dp_clip_quantile is not None:
             raise ConfigError("dp_clip_threshold and dp_clip_quantile exclude each other; give one.")
 
+    @property
+    def at_delta(self) -> str:
+        """What follows an epsilon in words; nothing where it is pure."""
+        return "" if self.dp_target_delta is None else f" at delta {self.dp_target_delta:g}"
+
     @staticmethod
     def of(config: object) -> PrivacyConfig | None:
         """Return a configuration as it is, None too.

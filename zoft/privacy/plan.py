@@ -16,6 +16,11 @@ DEFAULT_CLIP = 1.0
 """Default of ``dp_clip_threshold``, times the square root of the number of directions."""
 
 
+def steps_per_epoch(num_examples: int, expected_batch_size: int) -> int:
+    """Return after how many Poisson batches each example was in one, on average; at least 1."""
+    return max(1, round(num_examples / expected_batch_size))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
     """What is public about a private run; make one by :meth:`of`.
@@ -144,8 +149,7 @@ class PrivacyPlan:
             clip = f"measured in the first {config.dp_clip_steps} steps (quantile {config.dp_clip_quantile:g})"
         promise = f"noise multiplier {self.noise_multiplier:.4g}"
         if config.dp_target_epsilon is not None:
-            failing = "" if config.dp_target_delta is None else f" at delta {config.dp_target_delta:g}"
-            promise += f" for epsilon {config.dp_target_epsilon:g}{failing}"
+            promise += f" for epsilon {config.dp_target_epsilon:g}{config.at_delta}"
         by = "pure epsilon" if config.dp_mechanism == "laplace" else f"accountant {config.dp_accountant}"
         return (
             f"{config.dp_mechanism} mechanism, {promise} ({by}), sampling rate {self.sample_rate:.4g} "

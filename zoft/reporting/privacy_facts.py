@@ -35,8 +35,7 @@ def promise(plan: PrivacyPlan) -> str:
 
 def at_delta(plan: PrivacyPlan) -> str:
     """Return what follows an epsilon."""
-    delta = plan.config.dp_target_delta
-    return " (pure: no delta)" if delta is None else f" at delta {delta:g}"
+    return plan.config.at_delta or " (pure: no delta)"
 
 
 def noise_std(plan: PrivacyPlan, clip_threshold: float) -> float:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoft.cli.arguments import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.privacy.plan import PlanArguments, make_plan
+from zoft.cli.report import open_runs, write_file
 from zoft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file is not None:
             audits = [result.to_dict() for result in results]
             content = {"plan": plan.to_dict(), "audits": audits, "is_violation": is_violation}
-            Path(file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_file(file, json.dumps(content, indent=1) + "\n")
     if is_violation:
         raise SystemExit(1)
 
@@ -123,9 +123,8 @@ def _rate(text: str) -> Fraction:
 
 def _plan_of(log: str) -> PrivacyPlan:
     from zoft.privacy import PrivacyPlan
-    from zoft.replay_log import ReplayLog
 
-    header = ReplayLog.open(log).header
+    header = open_runs([log])[log].header
     if "privacy" not in header:
         raise ConfigError(f"the run that keeps {log} is not private.")
     return PrivacyPlan.from_dict(header["privacy"])

@@ -79,6 +79,7 @@ def make_plan(parsed: ParsedArguments) -> PrivacyPlan:
     from zoft.cli.train import privacy_config, zo_config
     from zoft.method import build_method
     from zoft.privacy import PrivacyPlan
+    from zoft.privacy.plan import steps_per_epoch
     from zoft.privacy.qualify import private_config
 
     args, asked = parsed.get(TrainingArguments), parsed.get(PlanArguments)
@@ -89,7 +90,7 @@ def make_plan(parsed: ParsedArguments) -> PrivacyPlan:
     if rows is None:
         raise ConfigError("num_examples is missing: the number of training rows, which max_train_samples may say too")
     batch = _given(asked.expected_batch_size, args.per_device_train_batch_size * args.gradient_accumulation_steps)
-    epochs = math.ceil(args.num_train_epochs * max(1, round(rows / max(1, batch))))  # in steps, as zoft.hf.private does
+    epochs = math.ceil(args.num_train_epochs * steps_per_epoch(rows, max(1, batch)))  # in steps
     method = build_method(private_config(zo_config(parsed)))
     return PrivacyPlan.of(
         config,
