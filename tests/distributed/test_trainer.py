@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.core.runs import digest
 from tests.distributed.ranks import fail_ranks, run_ranks
 from tests.hf.conftest import rows, trainer_of, with_callback
 from tests.methods import methods
+from zoft.hf import log_checkpoints
 
 METHODS = methods("mezo", "fzoo")
 
@@ -164,6 +166,27 @@ def test_a_run_of_two_processes_resumes_from_a_checkpoint_without_weights(tmp_pa
     (tmp_path / "split" / "checkpoint-7" / "trainer_state.json").unlink()
     assert run_ranks(2, _log_only, str(tmp_path / "split"), 8) == want
     assert (tmp_path / "split" / "zo_log").read_bytes() == (tmp_path / "whole" / "zo_log").read_bytes()
+
+
+def _begun_late(folder: str) -> None:
+    """The first process begins a checkpoint when the other has had time to save its own state into it."""
+    begin = log_checkpoints.begin_log_only
+
+    def late(checkpoint: Path) -> None:
+        time.sleep(0.5)
+        begin(checkpoint)
+
+    log_checkpoints.begin_log_only = late
+    try:
+        _log_only(folder, 2)
+    finally:
+        log_checkpoints.begin_log_only = begin
+
+
+def test_a_checkpoint_without_weights_keeps_what_each_process_saves(tmp_path: Path) -> None:
+    run_ranks(2, _begun_late, str(tmp_path))
+    states = sorted(path.name for path in (tmp_path / "checkpoint-2").glob("rng_state*"))
+    assert states == ["rng_state_0.pth", "rng_state_1.pth"]
 
 
 def _endless_data(folder: str) -> None:

@@ -43,6 +43,7 @@ class LogCheckpoints:
 
     args: TrainingArguments
     model: nn.Module
+    accelerator: Any
     state: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
@@ -84,9 +85,11 @@ class LogCheckpoints:
         """Save the model; for a log-only checkpoint, what else Trainer saves beside it."""
         if not self._leave_weights_out:
             super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-        elif self.args.should_save:
+            return
+        if self.args.should_save:
             begin_log_only(Path(str(output_dir)))
             torch.save(self.args, os.path.join(str(output_dir), "training_args.bin"))
+        self.accelerator.wait_for_everyone()  # or what other processes save there could come first, and be removed
 
     def _snapshot_is_due(self, step: int) -> bool:
         if self._snapshot_steps is None:
