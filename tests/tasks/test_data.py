@@ -14,7 +14,6 @@ import pytest
 
 from zoft.errors import ConfigError, DataError, ZoftWarning
 from zoft.tasks.data import Columns, label_key, load_splits, permute_labels
-from zoft.tasks.files import load_rows
 
 COLUMNS = Columns(text=("text",), label="label", labels=("0", "1"))
 
@@ -28,51 +27,6 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 def sorted_file(tmp_path: Path) -> str:
     """A hundred rows, sorted by label."""
     return write_jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": n // 50} for n in range(100)])
-
-
-def test_every_file_format_gives_the_same_rows(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet")
-    rows = [{"text": 'a "quoted", text\nin two lines', "label": "1"}, {"text": "großartig", "label": "0"}]
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
-    quoted = 'text{0}label\n"a ""quoted"", text\nin two lines"{0}1\ngroßartig{0}0\n'
-    (tmp_path / "a.csv").write_text("\ufeff" + quoted.format(","), encoding="utf-8")  # as spreadsheets save it
-    (tmp_path / "a.tsv").write_text(quoted.format("\t"), encoding="utf-8")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
-        assert load_rows(str(tmp_path / f"a.{suffix}")) == rows, suffix
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: expected an object .* got list"),
-        ("a.jsonl", "\n", "no rows"),
-        ("a.json", '{"text": "a"}', "expected a list of objects, got dict"),
-        ("a.json", '{"text": "a"}\n{"text": "b"}\n', "must end in .jsonl"),
-        ("a.json", "", "no rows"),
-        ("a.csv", "text,label\na,1\nb\n", "line 3 does not have the header's 2 fields"),
-        ("a.csv", "text,label\na,1,2\n", "line 2 does not have the header's 2 fields"),
-        ("a.csv", "text,label\n", "no rows"),
-        ("a.parquet", "text", "not a Parquet file"),
-        ("a.jsnl", "", "Did you mean '.jsonl'"),
-    ],
-)
-def test_damaged_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        load_rows(str(path))
-
-
-def test_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file"):
-        load_rows(str(tmp_path / "missing.csv"))
-    (tmp_path / "a.csv").write_bytes(b"text,label\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match="not UTF-8"):
-        load_rows(str(tmp_path / "a.csv"))
 
 
 def test_a_sorted_file_is_shuffled_before_splitting(sorted_file: str) -> None:

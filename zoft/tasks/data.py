@@ -133,7 +133,7 @@ def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
     def permuted(rows: Sequence[Row], name: str) -> list[Row]:
         labels = [row[label_column] for row in rows]
         random.Random(f"{seed}/labels/{name}").shuffle(labels)
-        return [{**row, label_column: label} for row, label in zip(rows, labels, strict=True)]
+        return [Row({**row, label_column: label}, row.place) for row, label in zip(rows, labels, strict=True)]
 
     return Splits(train=permuted(splits.train, "train"), evaluation=permuted(splits.evaluation, "evaluation"))
 

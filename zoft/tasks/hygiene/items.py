@@ -1,0 +1,27 @@
+"""A row as an inspection sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoft.tasks.hygiene.report import SplitName
+from zoft.tasks.places import Place
+
+__all__ = ["ROWS_OF", "Item", "plural"]
+
+ROWS_OF: dict[SplitName, str] = {"train": "training row", "dev": "development row", "evaluation": "held-out row"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A row's split, its place, its normalised text and its label."""
+
+    split: SplitName
+    place: Place
+    text: str
+    label: str | None
+
+
+def plural(count: int, what: str) -> str:
+    """Return ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
