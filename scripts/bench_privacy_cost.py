@@ -41,7 +41,7 @@ def prepared(batch: int) -> tuple[nn.Module, list[Any], Any]:
 
 
 def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
-    from zoft.tasks.prompted import option_scores
+    from zoft.tasks.scoring import option_scores
 
     return nn.functional.cross_entropy(option_scores(model, batch), batch["labels"])
 
