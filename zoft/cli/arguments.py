@@ -224,7 +224,12 @@ class ZOArguments:
 
     _argument_group_name = "zeroth-order"
 
-    zo_method: str = field(default="mezo", metadata={"help": "The zeroth-order method."})
+    zo_method: str = field(
+        default="mezo",
+        metadata={
+            "help": "The zeroth-order method (docs/methods.md); adamw or sgd: train by gradients, to compare with."
+        },
+    )
     zo_lr: Literal["auto"] | None = field(
         default=None,
         metadata={

@@ -54,3 +54,13 @@ class Problem:
     dev: EncodedDataset | None = None
     notes: tuple[str, ...] = ()
     true_evaluation: EncodedDataset | None = None
+
+    def for_trainer(self) -> dict[str, Any]:
+        """Return what `zoft.hf.tasks.ProblemTrainer` is made of. It measures on ``dev``, if there is such."""
+        return {
+            "losses": self.losses,
+            "evaluate": self.evaluate,
+            "train_dataset": self.train,
+            "eval_dataset": self.evaluation if self.dev is None else self.dev,
+            "data_collator": self.collator,
+        }
