@@ -75,8 +75,8 @@ def load_hub(
         loaded = datasets.load_dataset(name, config_name)
     except (OSError, ValueError) as error:  # not found, no network, an unknown config name
         raise DataError(
-            f"the data set {name!r} could not be loaded from the Hub: {error}\n"
-            "Without network, name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
+            f"the data set {name!r} could not be loaded from the Hub: {_one_line(error)}. Without network, "
+            " name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
         ) from error
     for split in ("train", *([] if eval_split is None else [eval_split])):
         if split not in loaded:
@@ -96,8 +96,12 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path} is not a Parquet file that can be read: {_one_line(error)}") from None
     return _numbered(table.to_pylist(), str(path))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]], source: str) -> list[Row]:

@@ -33,7 +33,7 @@ def clean(count: int, seed: int = 0, length: int = 20) -> list[str]:
 
 
 def inspect(**splits: list[Row]) -> DataReport:
-    return inspect_data(splits, lambda row: row["text"], lambda row: str(row["label"]), labels=("0", "1"))  # type: ignore[arg-type]
+    return inspect_data(splits, lambda row: [row["text"]], lambda row: str(row["label"]), labels=("0", "1"))  # type: ignore[arg-type]
 
 
 def found(report: DataReport) -> dict[str, int]:
@@ -90,7 +90,7 @@ def test_rows_that_training_leaves_out_are_leaks_too() -> None:
     train, evaluation = rows("a", clean(6)), rows("b", clean(6, seed=1))
     report = inspect_data(
         {"train": train[1:], "evaluation": evaluation},
-        lambda row: row["text"],
+        lambda row: [row["text"]],
         lambda row: None,
         left_out={"evaluation": [(train[0], evaluation[3])], "dev": []},
     )
@@ -138,13 +138,13 @@ def test_a_label_that_is_held_out_only_is_told() -> None:
 def test_cut_rows_are_named_the_longest_first() -> None:
     report = inspect_data(
         {"train": rows("a", clean(4))},
-        lambda row: row["text"],
+        lambda row: [row["text"]],
         lambda row: None,
-        tokens={"train": TokenLengths(full=[30, 65, 64, 90], limit=64)},
+        tokens={"train": TokenLengths(full=[30, 65, 64, 90], kept=[30, 63, 64, 64])},
     )
     assert found(report) == {"cut": 2} and lines(report, "cut") == [(4,), (2,)]
     assert "tokens: 64 (median), 90 (longest)  50.0% cut" in as_text(report)
-    assert "2 training rows (50.0%) are cut to 64 tokens, the longest first: a, lines 4, 2" in as_text(report)
+    assert "2 training rows (50.0%) lose some of their text, the longest first: a, lines 4, 2" in as_text(report)
     judge(report, strict=True)
 
 
@@ -195,7 +195,7 @@ def test_the_json_holds_figures_and_places(tmp_path: Path) -> None:
 def test_many_classes_are_summed_up() -> None:
     report = inspect_data(
         {"train": rows("a", clean(20), [*range(10), *range(10)])},
-        lambda row: row["text"],
+        lambda row: [row["text"]],
         lambda row: str(row["label"]),
     )
     assert "10 classes of 10.0% to 10.0%" in as_text(report)

@@ -12,8 +12,13 @@ import pytest
 
 from zoft.errors import AssetError
 from zoft.tasks.files import load_rows
-from zoft.tasks.hygiene.near import near_pairs
+from zoft.tasks.hygiene.near import NearPairs
+from zoft.tasks.hygiene.near import near_pairs as near_pairs_of_columns
 from zoft.tasks.hygiene.wording import normalised, words
+
+
+def near_pairs(texts: list[str], groups: list[int], **limits: int) -> NearPairs:
+    return near_pairs_of_columns([(text,) for text in texts], groups, **limits)
 
 
 def slowly_alike(one: str, other: str) -> bool:
@@ -74,6 +79,19 @@ def test_characters_count_as_words_where_there_are_no_spaces() -> None:
     assert near_pairs([text, "昨天我们去公园散步天气很好孩子们玩得非常开心晚上一起吃了火锅"], [0, 1]).pairs == ()
 
 
+def test_each_column_must_be_near() -> None:
+    context = " ".join(f"w{number}" for number in range(120))
+    question = "in which year did the first of the two brothers leave the town where they were born"
+    texts = [
+        (context, "who left first?"),
+        (context, "who came last?"),
+        (context + " indeed", "who left, first"),
+        (context, question),
+        (context, question.replace("town", "city")),
+    ]
+    assert near_pairs_of_columns(texts, [0] * 5).pairs == ((0, 2), (3, 4))
+
+
 def test_what_makes_no_other_text_is_normalised_away() -> None:
     assert normalised(" Great\u00a0FILM\n") == normalised("great film") == "great film"
     assert normalised("\uff27reat \ufb01lm\u200b") == "great film"  # full-width G, the ligature fi
@@ -88,6 +106,7 @@ def test_what_takes_too_long_is_given_up_and_said() -> None:
     assert whole.compared == 200
     given_up = near_pairs(texts, list(range(200)), max_comparisons=100)
     assert 10 < given_up.compared < 200 and all(later < given_up.compared for _, later in given_up.pairs)
+    assert near_pairs(texts, [0] * 200, max_words=31 * 50).compared == 50
     assert near_pairs([], []).compared == 0
 
 

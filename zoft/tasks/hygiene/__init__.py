@@ -5,8 +5,18 @@
 """
 
 from zoft.tasks.hygiene.inspection import inspect_data
-from zoft.tasks.hygiene.report import DataReport, Finding, SplitSummary, TokenLengths, as_json
+from zoft.tasks.hygiene.report import DataReport, Finding, SplitName, SplitSummary, TokenLengths, as_json
 from zoft.tasks.hygiene.terminal import as_text
 from zoft.tasks.hygiene.verdict import judge
 
-__all__ = ["DataReport", "Finding", "SplitSummary", "TokenLengths", "as_json", "as_text", "inspect_data", "judge"]
+__all__ = [
+    "DataReport",
+    "Finding",
+    "SplitName",
+    "SplitSummary",
+    "TokenLengths",
+    "as_json",
+    "as_text",
+    "inspect_data",
+    "judge",
+]

@@ -20,7 +20,7 @@ ORDER: tuple[Severity, ...] = ("grave", "warning", "note")
 
 def inspect_data(
     splits: Mapping[SplitName, Sequence[Row]],
-    text_of: Callable[[Row], str],
+    text_of: Callable[[Row], Sequence[str]],
     class_of: Callable[[Row], str | None],
     *,
     labels: Sequence[str] = (),
@@ -33,7 +33,7 @@ def inspect_data(
 
     Args:
         splits: The rows of a run; ``train`` is there, other splits may be missing or empty.
-        text_of: What a row says: its own text, without that of the template.
+        text_of: What a row says, column by column: its own text, without that of the template.
         class_of: A row's label; None where rows have none.
         labels: The labels that the task tells apart.
         left_out: Rows that are not trained on because a row of this split, the second of each pair, has their text.
@@ -42,7 +42,7 @@ def inspect_data(
     filled: dict[SplitName, Sequence[Row]] = {name: rows for name, rows in splits.items() if rows}
     tokens = tokens or {}
     items: dict[SplitName, list[Item]] = {
-        name: [Item(name, row.place, normalised(text_of(row)), class_of(row)) for row in rows]
+        name: [Item(name, row.place, tuple(map(normalised, text_of(row))), class_of(row)) for row in rows]
         for name, rows in filled.items()
     }
     classes: dict[SplitName, Counter[str]] = {
@@ -70,7 +70,7 @@ def _summary(
         name=name,
         rows=len(items),
         classes=dict(sorted(classes.items())) or None,
-        words=lengths_of([item.text.count(" ") + bool(item.text) for item in items]),
+        words=lengths_of([len(" ".join(item.text).split()) for item in items]),
         tokens=None if tokens is None else lengths_of(tokens.full),
-        cut=None if tokens is None else sum(length > tokens.limit for length in tokens.full),
+        cut=None if tokens is None else tokens.cut,
     )

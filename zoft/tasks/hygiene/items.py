@@ -14,12 +14,17 @@ ROWS_OF: dict[SplitName, str] = {"train": "training row", "dev": "development ro
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row's split, its place, its normalised text and its label."""
+    """A row's split, its place, its normalised text in its columns, and its label."""
 
     split: SplitName
     place: Place
-    text: str
+    text: tuple[str, ...]
     label: str | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the row says nothing."""
+        return not any(self.text)
 
 
 def plural(count: int, what: str) -> str:

@@ -18,7 +18,7 @@ def lengths_of(values: Sequence[int]) -> Lengths:
 
 def empty_rows(split: SplitName, items: Sequence[Item]) -> list[Finding]:
     """Find rows without text: of their prompts, only the template is there."""
-    empty = [(item.place,) for item in items if not item.text]
+    empty = [(item.place,) for item in items if item.is_empty]
     if not empty:
         return []
     have = "has" if len(empty) == 1 else "have"
@@ -26,14 +26,11 @@ def empty_rows(split: SplitName, items: Sequence[Item]) -> list[Finding]:
 
 
 def cut_rows(split: SplitName, items: Sequence[Item], tokens: TokenLengths) -> list[Finding]:
-    """Find rows that lose some of their text; the longest come first."""
-    ranked = sorted(zip(tokens.full, items, strict=True), key=lambda pair: -pair[0])
-    cut = [(item.place,) for length, item in ranked if length > tokens.limit]
+    """Find rows that are longer than the model is given; the longest come first."""
+    ranked = sorted(zip(tokens.full, tokens.kept, items, strict=True), key=lambda row: -row[0])
+    cut = [(item.place,) for full, kept, item in ranked if full > kept]
     if not cut:
         return []
-    share = len(cut) / len(items)
-    are = "is" if len(cut) == 1 else "are"
-    message = (
-        f"{plural(len(cut), ROWS_OF[split])} ({share:.1%}) {are} cut to {tokens.limit:,} tokens, the longest first"
-    )
-    return [Finding.about("cut", "note", message, cut)]
+    lose = "loses" if len(cut) == 1 else "lose"
+    rows = f"{plural(len(cut), ROWS_OF[split])} ({len(cut) / len(items):.1%})"
+    return [Finding.about("cut", "note", f"{rows} {lose} some of their text, the longest first", cut)]

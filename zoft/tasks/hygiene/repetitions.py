@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from zoft.tasks.hygiene.items import ROWS_OF, Item, plural
-from zoft.tasks.hygiene.near import near_pairs
+from zoft.tasks.hygiene.near import Text, near_pairs
 from zoft.tasks.hygiene.report import Finding, SplitName
 from zoft.tasks.places import Place
 
@@ -21,16 +21,16 @@ Pairs = dict[tuple[SplitName, SplitName], list[Pair]]
 DISTANCE: dict[SplitName, int] = {name: distance for distance, name in enumerate(ROWS_OF)}  # from training
 
 
-def by_text(items: Sequence[Item]) -> dict[str, list[Item]]:
+def by_text(items: Sequence[Item]) -> dict[Text, list[Item]]:
     """Group items by their text, but for those that have none."""
-    groups: dict[str, list[Item]] = defaultdict(list)
+    groups: dict[Text, list[Item]] = defaultdict(list)
     for item in items:
-        if item.text:
+        if not item.is_empty:
             groups[item.text].append(item)
     return groups
 
 
-def repetitions(groups: Mapping[str, Sequence[Item]], left_out: Mapping[SplitName, Sequence[Pair]]) -> list[Finding]:
+def repetitions(groups: Mapping[Text, Sequence[Item]], left_out: Mapping[SplitName, Sequence[Pair]]) -> list[Finding]:
     """Find rows whose text occurs in another split too, or earlier in their own.
 
     Args:
@@ -58,11 +58,11 @@ def repetitions(groups: Mapping[str, Sequence[Item]], left_out: Mapping[SplitNam
     return found
 
 
-def near_repetitions(groups: Mapping[str, Sequence[Item]]) -> list[Finding]:
+def near_repetitions(groups: Mapping[Text, Sequence[Item]]) -> list[Finding]:
     """Find texts that are nearly those of another split, or of an earlier row of their own.
 
-    Rows that are held out come first: where the search gives up, it has compared a part of the training rows with all
-    of them.
+    Rows that are held out come first: where the search ends early, it has compared a part of the training rows with
+    all of them.
     """
     firsts = [max(group, key=lambda item: DISTANCE[item.split]) for group in groups.values()]
     firsts.sort(key=lambda item: -DISTANCE[item.split])
@@ -84,7 +84,7 @@ def near_repetitions(groups: Mapping[str, Sequence[Item]]) -> list[Finding]:
     return findings
 
 
-def conflicts(groups: Mapping[str, Sequence[Item]]) -> list[Finding]:
+def conflicts(groups: Mapping[Text, Sequence[Item]]) -> list[Finding]:
     """Find texts that have one label in one row and another in another."""
     pairs: list[Pair] = []
     for first, *rest in groups.values():

@@ -25,11 +25,16 @@ class TokenLengths:
 
     Attributes:
         full: The tokens of each row's prompt before any are cut.
-        limit: The longest that is not cut.
+        kept: Those that are left.
     """
 
     full: Sequence[int]
-    limit: int
+    kept: Sequence[int]
+
+    @property
+    def cut(self) -> int:
+        """How many rows lose some."""
+        return sum(full > kept for full, kept in zip(self.full, self.kept, strict=True))
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class SplitSummary:
         classes: How many of them have each label; None where rows have none.
         words: Lengths in words, as whitespace separates them.
         tokens: Lengths in tokens before any are cut, if they are known.
-        cut: How many rows are longer than the model is given, if that is known.
+        cut: How many rows lose some tokens, if that is known.
     """
 
     name: SplitName

@@ -24,7 +24,7 @@ def as_text(report: DataReport) -> str:
 
 
 def sentence(finding: Finding) -> str:
-    """Return a finding's message and the first of its rows."""
+    """Return a finding's message and where the first of its rows stand."""
     if not finding.rows:
         return finding.message
     more = finding.count - min(SHOWN, len(finding.rows))
@@ -46,7 +46,7 @@ def _located(rows: Sequence[tuple[Place, ...]]) -> str:
 def _cells(split: SplitSummary) -> list[str]:
     cells = [plural(split.rows, ROWS_OF[split.name]), _balance(split), _lengths(split.words, "words")]
     if split.tokens is not None and split.cut is not None:
-        cells += [_lengths(split.tokens, "tokens"), f"{split.cut / split.rows:.1%} cut"]
+        cells += [_lengths(split.tokens, "tokens"), f"{split.cut / split.rows:.1%} cut" if split.cut else "none cut"]
     else:
         cells += ["", ""]
     return cells
