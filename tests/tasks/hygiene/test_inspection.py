@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from zoft.errors import DataError, ZoftWarning
 from zoft.tasks.files import load_rows
-from zoft.tasks.hygiene import DataReport, TokenLengths, as_json, as_text, inspect_data, judge
+from zoft.tasks.hygiene import DataReport, TokenLengths, as_text, inspect_data, judge
 from zoft.tasks.places import Place, Row
 
 WORDS = [f"w{number}" for number in range(500)]
@@ -50,8 +51,8 @@ def test_of_clean_rows_only_the_figures_are_shown() -> None:
     report = inspect(train=rows("a", clean(40)), dev=[], evaluation=rows("b", clean(10, seed=1)))
     assert report.findings == ()
     assert as_text(report).splitlines() == [
-        "40 training rows  0: 50.0%, 1: 50.0%  words: 20 (median), 20 (longest)",
-        "10 held-out rows  0: 50.0%, 1: 50.0%  words: 20 (median), 20 (longest)",
+        "training  0: 50.0%, 1: 50.0%  words: 20 (median), 20 (longest)",
+        "held-out  0: 50.0%, 1: 50.0%  words: 20 (median), 20 (longest)",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -184,7 +185,7 @@ def test_places_in_different_files_are_spelt_out() -> None:
 def test_the_json_holds_figures_and_places(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('text,label\n"one\nand more",0\n\ntwo,1\nTwo,1\n', encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(as_json(inspect(train=load_rows(str(path)))))
+    loaded: dict[str, Any] = json.loads(json.dumps(asdict(inspect(train=load_rows(str(path))))))
     (split,) = loaded["splits"]
     assert split["name"] == "train" and split["rows"] == 3 and split["classes"] == {"0": 1, "1": 2}
     (finding,) = loaded["findings"]

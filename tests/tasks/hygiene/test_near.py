@@ -81,7 +81,9 @@ def test_characters_count_as_words_where_there_are_no_spaces() -> None:
 
 def test_each_column_must_be_near() -> None:
     context = " ".join(f"w{number}" for number in range(120))
-    question = "in which year did the first of the two brothers leave the town where they were born"
+    question = (
+        "in which year did the first of the two brothers named here leave the town by the sea where they were born"
+    )
     texts = [
         (context, "who left first?"),
         (context, "who came last?"),

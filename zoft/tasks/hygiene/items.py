@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from zoft.tasks.hygiene.report import SplitName
 from zoft.tasks.places import Place
 
-__all__ = ["ROWS_OF", "Item", "plural"]
+__all__ = ["NAMES", "ROWS_OF", "Item", "plural"]
 
-ROWS_OF: dict[SplitName, str] = {"train": "training row", "dev": "development row", "evaluation": "held-out row"}
+NAMES: dict[SplitName, str] = {"train": "training", "dev": "development", "evaluation": "held-out"}
+
+ROWS_OF: dict[SplitName, str] = {split: f"{name} row" for split, name in NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)

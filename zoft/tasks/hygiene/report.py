@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from zoft.tasks.places import Place
 
-__all__ = ["DataReport", "Finding", "Severity", "SplitName", "SplitSummary", "TokenLengths", "as_json"]
+__all__ = ["DataReport", "Finding", "Severity", "SplitName", "SplitSummary", "TokenLengths"]
 
 SplitName = Literal["train", "dev", "evaluation"]
 
@@ -102,8 +101,3 @@ class DataReport:
     def of(self, *severities: Severity) -> tuple[Finding, ...]:
         """Return the findings of some severities."""
         return tuple(finding for finding in self.findings if finding.severity in severities)
-
-
-def as_json(report: DataReport) -> str:
-    """Return a report as JSON: ``splits`` and ``findings`` with the fields of their classes."""
-    return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"

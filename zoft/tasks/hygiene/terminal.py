@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoft.tasks.hygiene.items import ROWS_OF, plural
+from zoft.tasks.hygiene.items import NAMES
 from zoft.tasks.hygiene.report import DataReport, Finding, Lengths, SplitSummary
 from zoft.tasks.places import Place
 
@@ -44,7 +44,7 @@ def _located(rows: Sequence[tuple[Place, ...]]) -> str:
 
 
 def _cells(split: SplitSummary) -> list[str]:
-    cells = [plural(split.rows, ROWS_OF[split.name]), _balance(split), _lengths(split.words, "words")]
+    cells = [NAMES[split.name], _balance(split), _lengths(split.words, "words")]
     if split.tokens is not None and split.cut is not None:
         cells += [_lengths(split.tokens, "tokens"), f"{split.cut / split.rows:.1%} cut" if split.cut else "none cut"]
     else:
