@@ -9,9 +9,9 @@ from typing import Any, Literal
 __all__ = ["Place", "Row"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where a row stands.
+    """Where a row stands; places sort by source, then number.
 
     Attributes:
         source: The file, packaged data set or Hub split, as the user named it.

@@ -99,6 +99,17 @@ def test_rows_that_training_leaves_out_are_leaks_too() -> None:
     assert report.findings[0].message == "1 training row repeats a held-out row (left out of training)"
 
 
+def test_a_row_that_is_left_out_may_contradict_its_twin() -> None:
+    train, evaluation = rows("a", clean(6), [0, 1, 0, 1, 0, 1]), rows("b", ["one", "two"])
+    report = inspect_data(
+        {"train": train, "evaluation": evaluation[:1]},
+        lambda row: [row["text"]],
+        lambda row: str(row["label"]),
+        left_out={"evaluation": [(rows("c", ["Two"], [0])[0], evaluation[1])]},
+    )
+    assert found(report) == {"leak": 1, "conflict": 1}
+
+
 def test_nearly_repeated_texts_are_found_across_and_within_splits() -> None:
     held_out, texts = clean(6, seed=1), clean(10)
     texts[3], texts[7] = held_out[4] + " indeed", "indeed " + texts[2]

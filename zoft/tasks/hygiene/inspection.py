@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 from zoft.tasks.hygiene.items import Item
 from zoft.tasks.hygiene.labels import one_sided, untrained
 from zoft.tasks.hygiene.lengths import cut_rows, empty_rows, lengths_of
 from zoft.tasks.hygiene.repetitions import by_text, conflicts, near_repetitions, repetitions
-from zoft.tasks.hygiene.report import DataReport, Finding, Severity, SplitName, SplitSummary, TokenLengths
+from zoft.tasks.hygiene.report import DataReport, Severity, SplitName, SplitSummary, TokenLengths
 from zoft.tasks.hygiene.wording import normalised
 from zoft.tasks.places import Row
 
@@ -29,7 +30,7 @@ def inspect_data(
 ) -> DataReport:
     """Look for what makes scores say too much, or training learn too little.
 
-    Takes about 12 s for 25,000 reviews of 230 words on one core, nearly all of it for near duplicates.
+    Nearly all of the time that it takes goes into near duplicates (docs/data.md).
 
     Args:
         splits: The rows of a run; ``train`` is there, other splits may be missing or empty.
@@ -39,18 +40,23 @@ def inspect_data(
         left_out: Rows that are not trained on because a row of this split, the second of each pair, has their text.
         tokens: Lengths of the prompts in tokens, in the order of ``splits``, for those splits where they are known.
     """
-    filled: dict[SplitName, Sequence[Row]] = {name: rows for name, rows in splits.items() if rows}
     tokens = tokens or {}
-    items: dict[SplitName, list[Item]] = {
-        name: [Item(name, row.place, tuple(map(normalised, text_of(row))), class_of(row)) for row in rows]
-        for name, rows in filled.items()
+
+    def item(split: SplitName, row: Row) -> Item:
+        return Item(split, row.place, tuple(map(normalised, text_of(row))), class_of(row))
+
+    items = {name: [item(name, row) for row in rows] for name, rows in splits.items() if rows}
+    twins = {
+        name: [(item("train", row), item(name, twin)) for row, twin in pairs]
+        for name, pairs in (left_out or {}).items()
     }
     classes: dict[SplitName, Counter[str]] = {
         name: Counter(item.label for item in of_split if item.label is not None) for name, of_split in items.items()
     }
-    groups = by_text([item for of_split in items.values() for item in of_split])
-    places = {name: [(row.place, other.place) for row, other in pairs] for name, pairs in (left_out or {}).items()}
-    found: list[Finding] = [*repetitions(groups, places), *near_repetitions(groups), *conflicts(groups)]
+    used = list(chain.from_iterable(items.values()))
+    unused = list(chain.from_iterable(chain.from_iterable(twins.values())))
+    groups = by_text(used)
+    found = [*repetitions(groups, twins), *near_repetitions(groups), *conflicts(by_text([*used, *unused]))]
     for name, of_split in items.items():
         found += empty_rows(name, of_split)
         if name in tokens:

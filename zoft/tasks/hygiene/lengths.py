@@ -22,7 +22,7 @@ def empty_rows(split: SplitName, items: Sequence[Item]) -> list[Finding]:
     if not empty:
         return []
     have = "has" if len(empty) == 1 else "have"
-    return [Finding.about("empty", "grave", f"{plural(len(empty), ROWS_OF[split])} {have} no text", empty)]
+    return [Finding.about("empty", "grave", f"{plural(len(empty), ROWS_OF[split])} {have} no text", sorted(empty))]
 
 
 def cut_rows(split: SplitName, items: Sequence[Item], tokens: TokenLengths) -> list[Finding]:

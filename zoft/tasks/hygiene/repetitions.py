@@ -30,18 +30,21 @@ def by_text(items: Sequence[Item]) -> dict[Text, list[Item]]:
     return groups
 
 
-def repetitions(groups: Mapping[Text, Sequence[Item]], left_out: Mapping[SplitName, Sequence[Pair]]) -> list[Finding]:
+def repetitions(
+    groups: Mapping[Text, Sequence[Item]], left_out: Mapping[SplitName, Sequence[tuple[Item, Item]]]
+) -> list[Finding]:
     """Find rows whose text occurs in another split too, or earlier in their own.
 
     Args:
         groups: What `by_text` returns.
         left_out: Rows that were to be trained on and are not, each with the row of this split that has its text.
     """
-    found = [
-        Finding.about("leak", "grave", f"{_repeat(pairs, 'train', split)} (left out of training)", pairs)
-        for split, pairs in left_out.items()
-        if pairs
-    ]
+    found = []
+    for split, twins in left_out.items():
+        if twins:
+            pairs = [(item.place, twin.place) for item, twin in twins]
+            message = f"{_repeat(pairs, 'train', split)} (left out of training)"
+            found.append(Finding.about("leak", "grave", message, sorted(pairs)))
     repeated: Pairs = defaultdict(list)
     for group in groups.values():
         firsts = {item.split: item for item in reversed(group)}
@@ -52,9 +55,9 @@ def repetitions(groups: Mapping[Text, Sequence[Item]], left_out: Mapping[SplitNa
     for (split, other), pairs in repeated.items():
         message = _repeat(pairs, split, other)
         if split == other:
-            found.append(Finding.about("duplicate", "note", message, pairs))
+            found.append(Finding.about("duplicate", "note", message, sorted(pairs)))
         else:
-            found.append(Finding.about("leak", "grave", message, pairs))
+            found.append(Finding.about("leak", "grave", message, sorted(pairs)))
     return found
 
 
@@ -75,9 +78,9 @@ def near_repetitions(groups: Mapping[Text, Sequence[Item]]) -> list[Finding]:
     for (split, other_split), pairs in repeated.items():
         message = _repeat(pairs, split, other_split, nearly=True)
         if split == other_split:
-            findings.append(Finding.about("near-duplicate", "note", message, pairs))
+            findings.append(Finding.about("near-duplicate", "note", message, sorted(pairs)))
         else:
-            findings.append(Finding.about("near-leak", "grave", message, pairs))
+            findings.append(Finding.about("near-leak", "grave", message, sorted(pairs)))
     if found.compared < len(firsts):
         message = f"near duplicates were looked for among {found.compared:,} of {len(firsts):,} different texts only"
         findings.append(Finding("not-compared", "note", message, count=len(firsts) - found.compared))
@@ -94,7 +97,7 @@ def conflicts(groups: Mapping[Text, Sequence[Item]]) -> list[Finding]:
     if not pairs:
         return []
     have = "has" if len(pairs) == 1 else "have"
-    return [Finding.about("conflict", "grave", f"{plural(len(pairs), 'text')} {have} different labels", pairs)]
+    return [Finding.about("conflict", "grave", f"{plural(len(pairs), 'text')} {have} different labels", sorted(pairs))]
 
 
 def _repeat(pairs: Sequence[Pair], split: SplitName, other: SplitName, *, nearly: bool = False) -> str:

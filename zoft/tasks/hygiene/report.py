@@ -74,7 +74,7 @@ class Finding:
         severity: What it means to a run.
         message: What it is, with its count, for people.
         count: How often it occurs.
-        rows: Where: one place each, or for repetitions both places; the first `KEPT`.
+        rows: Where: one place each, or for repetitions both places; `KEPT` at most.
     """
 
     kind: str
@@ -84,11 +84,9 @@ class Finding:
     rows: tuple[tuple[Place, ...], ...] = ()
 
     @classmethod
-    def about(
-        cls, kind: str, severity: Severity, message: str, rows: Sequence[tuple[Place, ...]], count: int | None = None
-    ) -> Finding:
-        """Make a finding that names the first of its rows."""
-        return cls(kind, severity, message, len(rows) if count is None else count, tuple(rows[:KEPT]))
+    def about(cls, kind: str, severity: Severity, message: str, rows: Sequence[tuple[Place, ...]]) -> Finding:
+        """Make a finding that names its rows, in the order that is given."""
+        return cls(kind, severity, message, len(rows), tuple(rows[:KEPT]))
 
 
 @dataclass(frozen=True)
