@@ -36,7 +36,7 @@ def prepared(batch: int) -> tuple[nn.Module, list[Any], Any]:
     parsed = parse_arguments(["--config", str(RECIPE), "--max_eval_samples", "1"])
     family = family_of(parsed.get(DataArguments))
     model, tokenizer = family.load(parsed)
-    problem = family.build(parsed, model, tokenizer)
+    problem = family.build(parsed, family.read(parsed), model, tokenizer)
     return model, [problem.train[i] for i in range(batch)], problem.collator
 
 

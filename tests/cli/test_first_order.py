@@ -52,7 +52,8 @@ def test_a_step_is_that_of_torch_on_the_recipes_loss(method: str, recipe: str, b
     got = trained(train("run", *flags))
     parsed = parse_arguments(["--config", recipe])
     model = AutoModelForCausalLM.from_pretrained(base)
-    problem = family_of(parsed.get(DataArguments)).build(parsed, model, AutoTokenizer.from_pretrained(base))
+    family = family_of(parsed.get(DataArguments))
+    problem = family.build(parsed, family.read(parsed), model, AutoTokenizer.from_pretrained(base))
     optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[method](
         model.parameters(), lr=1e-2, weight_decay=0.0
     )

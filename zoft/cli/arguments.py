@@ -207,6 +207,13 @@ class DataArguments:
     eval_fraction: float = field(
         default=0.1, metadata={"help": "Share of the rows held out where no evaluation rows are given."}
     )
+    strict_data: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse data with rows without text, with texts that have different labels, or with texts that are "
+            "(nearly) in two of the training, development and held-out rows; default: warn of them (docs/data.md)."
+        },
+    )
     shuffle_labels: bool = field(
         default=False,
         metadata={"help": "Control run: permute the training and the held-out labels. It must end at chance."},

@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
@@ -56,17 +58,23 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     approach = approach_of(parsed)
     family = family_of(parsed.get(DataArguments))
+    rows = family.read(parsed)  # before minutes are spent on loading a model
     model, processor = family.load(parsed)
-    problem = family.build(parsed, model, processor)
+    problem = family.build(parsed, rows, model, processor)
     _say_what_is_trained_on(problem, parsed)
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
         _claim(output_dir)
     trainer = approach.trainer(parsed, model, processor, problem, output_dir)
+
+    def write_down() -> None:
+        dump_resolved(output_dir / "resolved_config.yaml", parsed, approach.resolved)
+        if problem.data is not None:
+            _write_json(output_dir / "data.json", asdict(problem.data))
+
     if args.process_index == 0:
-        # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
-        settings = output_dir / "resolved_config.yaml"
-        trainer.add_callback(OnceLogged(lambda: dump_resolved(settings, parsed, approach.resolved)))
+        # Both belong to the log: those of a run that is refused must not replace an earlier run's.
+        trainer.add_callback(OnceLogged(write_down))
 
     def evaluate(rows: Any) -> Evaluation:
         return problem.evaluate(model, rows, batch_size=args.per_device_eval_batch_size, device=args.device)
@@ -101,7 +109,14 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         _say(remark)
     for name, result in results.items():
         _say(f"{name.replace('_', ' '):>7}: held-out {_told(problem, result.scores, ',   held-out ')}")
-    written = [*(["model"] if options.save_model else []), *approach.writes, "resolved_config.yaml", "metrics.json"]
+    data = [] if problem.data is None else ["data.json"]
+    written = [
+        *(["model"] if options.save_model else []),
+        *approach.writes,
+        "resolved_config.yaml",
+        *data,
+        "metrics.json",
+    ]
     _say(f"wrote {output_dir}: {', '.join(written)}")
     return metrics
 
@@ -118,14 +133,23 @@ def _claim(output_dir: Path) -> None:
 
 
 def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:
+    """Say how many rows there are, what they are like, and what is wrong with them."""
+    from accelerate import PartialState
+
+    from zoft.tasks.hygiene import as_text, judge
+
     parts = [f"{len(problem.train)} training rows"]
     if problem.dev is not None:
         parts.append(f"{len(problem.dev)} to choose the checkpoint by")
     parts.append(f"{len(problem.evaluation)} held-out rows")
-    # Of private rows not even lengths are told.
-    notes = () if parsed.get(PrivacyArguments).is_private else problem.notes
+    private = "; private rows are not inspected" if parsed.get(PrivacyArguments).is_private else ""
     shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if parsed.get(DataArguments).shuffle_labels else ""
-    _say("; ".join([", ".join(parts), *notes]) + shuffled)
+    _say(", ".join(parts) + private + shuffled)
+    if problem.data is not None:
+        _say(indent(as_text(problem.data), "  "))
+        strict = parsed.get(DataArguments).strict_data
+        if strict or PartialState().is_main_process:  # an error ends all processes, a warning is given once
+            judge(problem.data, strict=strict)
 
 
 def _told(problem: Problem, scores: dict[str, Any], between: str = ", ") -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoft.evaluation.batches import EncodedDataset
 from zoft.evaluation.predictions import Evaluation
+from zoft.tasks.hygiene import DataReport
 
 __all__ = ["Evaluate", "Losses", "Problem"]
 
@@ -40,7 +41,7 @@ class Problem:
         evaluate: What is measured.
         metric: The score by which results are told; one of those that ``evaluate`` returns.
         show: Returns an example of ``evaluation`` as a person reads it, given its place.
-        notes: What to say of the encoded rows before training, a line each.
+        data: What an inspection of the rows found; None where they are private, or are not inspected.
         true_evaluation: In a control run, whose labels are shuffled: ``evaluation`` with the true ones.
     """
 
@@ -52,7 +53,7 @@ class Problem:
     metric: str
     show: Callable[[int], str]
     dev: EncodedDataset | None = None
-    notes: tuple[str, ...] = ()
+    data: DataReport | None = None
     true_evaluation: EncodedDataset | None = None
 
     def for_trainer(self) -> dict[str, Any]:

@@ -9,33 +9,58 @@ from zoft.evaluation.options import evaluate_options
 from zoft.problems.problem import Problem
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.data import Splits
-from zoft.tasks.encoding import PromptEncoder
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+from zoft.tasks.hygiene import DataReport, SplitName, TokenLengths, inspect_data
 from zoft.tasks.scoring import answer_losses, option_losses
+from zoft.tasks.task import Task
 from zoft.tasks.template import fill
 
 __all__ = ["prompted_problem"]
 
 
-def prompted_problem(encoder: PromptEncoder, splits: Splits, true_splits: Splits | None = None) -> Problem:
+def prompted_problem(
+    encoder: PromptEncoder, splits: Splits, true_splits: Splits | None = None, *, inspect: bool = True
+) -> Problem:
     """Encode rows, and say how they are trained on and measured.
 
     Args:
         encoder: The task, made ready for a model.
         splits: The rows.
         true_splits: In a control run: the rows with their true labels.
+        inspect: Look for what is wrong with the rows; not to be done with private ones.
     """
     task = encoder.task
     train, evaluation = encoder.encode(splits.train, training=True), encoder.encode(splits.evaluation)
+    dev = encoder.encode(splits.dev) if splits.dev else None
     evaluate = evaluate_answers if isinstance(task, AnswerTask) else evaluate_options
     return Problem(
         train=train,
-        dev=encoder.encode(splits.dev) if splits.dev else None,
+        dev=dev,
         evaluation=evaluation,
         collator=encoder.collator(),
         losses=answer_losses if task.trains_on == "answer" else option_losses,
         evaluate=partial(evaluate, encoder=encoder),
         metric=task.metric,
         show=lambda index: fill(task.template, evaluation.rows[index]),
-        notes=(f"{train.truncated_share:.1%} of the training rows are cut to {encoder.limit} tokens",),
+        data=_inspected(task, true_splits or splits, train, dev, evaluation) if inspect else None,
         true_evaluation=None if true_splits is None else encoder.encode(true_splits.evaluation),
+    )
+
+
+def _inspected(
+    task: Task, splits: Splits, train: EncodedPrompts, dev: EncodedPrompts | None, evaluation: EncodedPrompts
+) -> DataReport:
+    columns = task.columns
+    encoded: dict[SplitName, EncodedPrompts | None] = {"train": train, "dev": dev, "evaluation": evaluation}
+    return inspect_data(
+        {"train": splits.train, "dev": splits.dev, "evaluation": splits.evaluation},
+        lambda row: [str(row[name]) for name in columns.text],
+        columns.class_of,
+        labels=columns.labels,
+        left_out=splits.left_out,
+        tokens={
+            name: TokenLengths(prompts.lengths, [len(example["input_ids"]) for example in prompts.examples])
+            for name, prompts in encoded.items()
+            if prompts is not None
+        },
     )

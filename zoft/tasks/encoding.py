@@ -53,12 +53,12 @@ class EncodedPrompts(Dataset[Example]):
 
     Attributes:
         examples: The examples.
-        truncated: How many of them lost some of their text.
+        lengths: The tokens of each one's prompt before any were cut.
         rows: What they were made of, in the same order.
     """
 
     examples: list[Example]
-    truncated: int
+    lengths: Sequence[int]
     rows: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
@@ -66,11 +66,6 @@ class EncodedPrompts(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
-
-    @property
-    def truncated_share(self) -> float:
-        """The share of examples that lost some of their text."""
-        return self.truncated / max(1, len(self))
 
 
 @dataclass(frozen=True)
@@ -213,7 +208,7 @@ class PromptEncoder:
         prompts = [self.task.prompt_parts(row) for row in rows]
         encoded = self._tokenise([self._text(parts) for parts in prompts])
         examples: list[Example] = []
-        truncated = 0
+        lengths = list(map(len, encoded))
         for index, (row, parts, ids) in enumerate(zip(rows, prompts, encoded, strict=True)):
             options, label = self._options_of(row, parts), self.task.right(row)[0]
             if training and self.task.trains_on == "answer":
@@ -221,11 +216,10 @@ class PromptEncoder:
             budget = self._budget(options)
             if len(ids) > budget:
                 ids = self._shortened(parts, ids, budget)
-                truncated += 1
             examples.append(
                 Example(input_ids=ids, position=self._position(ids), options=options, label=label, row=index)
             )
-        return EncodedPrompts(examples, truncated, rows)
+        return EncodedPrompts(examples, lengths, rows)
 
     def collator(self, pad_to_multiple_of: int | None = None) -> PromptedCollator:
         """Return the collator for encoded examples."""

@@ -1,7 +1,8 @@
 """Families of tasks: what kind of model each takes, and how a recipe becomes a problem for it.
 
-A family is a module with ``load(parsed)``, which returns a model and what prepares its inputs (a tokenizer, an image
-processor), and ``build(parsed, model, processor)``, which returns a :class:`zoft.problems.problem.Problem`.
+A family is a module with ``read(parsed)``, which returns checked rows, ``load(parsed)``, which returns a model and what
+prepares its inputs (a tokenizer, an image processor), and ``build(parsed, rows, model, processor)``, which returns a
+:class:`zoft.problems.problem.Problem`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ class Family(Protocol):
     """What a family's module defines."""
 
     @staticmethod
+    def read(parsed: ParsedArguments) -> Any:
+        """Load, check and split the rows."""
+
+    @staticmethod
     def load(parsed: ParsedArguments) -> tuple[Any, Any]:
         """Load the model, on the training device, and what prepares its inputs."""
 
     @staticmethod
-    def build(parsed: ParsedArguments, model: Any, processor: Any) -> Problem:
-        """Load, check, split and encode the rows."""
+    def build(parsed: ParsedArguments, rows: Any, model: Any, processor: Any) -> Problem:
+        """Encode the rows for the model, and look for what is wrong with them."""
 
 
 def family_of(data: DataArguments) -> Family:

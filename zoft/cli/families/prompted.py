@@ -44,6 +44,31 @@ def spec_of(data: DataArguments) -> TaskSpec:
     return TaskSpec(PromptedTask(data.template, tuple(data.label_words), _labels(data), data.label_column))
 
 
+def read(parsed: ParsedArguments) -> Splits:
+    """Load, check and split the recipe's rows.
+
+    Raises:
+        AssetError: A packaged data set is missing or altered.
+        ConfigError: The recipe names no rows, or asks of them what cannot be.
+        DataError: The rows cannot be used.
+    """
+    data = parsed.get(DataArguments)
+    spec = spec_of(data)
+    if data.shuffle_labels and spec.task.columns.label is None:
+        raise ConfigError("shuffle_labels permutes labels, and this task has none; leave it out")
+    if parsed.get(PrivacyArguments).is_private:
+        if data.shuffle_labels:
+            raise ConfigError(
+                "shuffle_labels gives rows each other's labels, so that one row more would change others; a private "
+                "run protects single rows. Leave one of them out"
+            )
+        if data.strict_data:
+            raise ConfigError(
+                "strict_data tells what the rows are like, which a private run keeps to itself. Leave one of them out"
+            )
+    return load_rows_of(parsed, spec)
+
+
 def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     model_arguments = parsed.get(ModelArguments)
@@ -57,30 +82,22 @@ def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     return model if settled else model.to(args.device), tokenizer
 
 
-def build(parsed: ParsedArguments, model: Any, tokenizer: Any) -> Problem:
-    """Load, split and encode the recipe's rows."""
-    data, privacy = parsed.get(DataArguments), parsed.get(PrivacyArguments)
-    if privacy.is_private and data.shuffle_labels:
-        raise ConfigError(
-            "shuffle_labels gives rows each other's labels, so that one row more would change others; a private run "
-            "protects single rows. Leave one of them out"
-        )
-    spec = spec_of(data)
-    kind = model_kind(model, spec.task)
+def build(parsed: ParsedArguments, splits: Splits, model: Any, tokenizer: Any) -> Problem:
+    """Encode the recipe's rows for its model, and inspect them if they are not private."""
+    data = parsed.get(DataArguments)
+    task = spec_of(data).task
+    kind = model_kind(model, task)
     encoder = PromptEncoder(
-        task_for(kind, spec.task),
+        task_for(kind, task),
         tokenizer,
         data.max_length,
         reserved=parsed.get(AdapterArguments).virtual_tokens,
         kind=kind,
     )
-    splits = load_rows_of(parsed, spec)
-    if not data.shuffle_labels:
-        return prompted_problem(encoder, splits)
-    label = spec.task.columns.label
-    if label is None:
-        raise ConfigError("shuffle_labels permutes labels, and this task has none; leave it out")
-    return prompted_problem(encoder, permute_labels(splits, label, _data_seed(parsed)), splits)
+    label = task.columns.label
+    if data.shuffle_labels and label is not None:
+        return prompted_problem(encoder, permute_labels(splits, label, _data_seed(parsed)), splits)
+    return prompted_problem(encoder, splits, inspect=not parsed.get(PrivacyArguments).is_private)
 
 
 def task_for(kind: ModelKind, task: Task) -> Task:
