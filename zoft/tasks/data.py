@@ -18,8 +18,8 @@ from zoft.tasks.rows import Columns
 
 __all__ = ["Prepare", "Splits", "load_splits", "permute_labels"]
 
-Prepare = Callable[[Row], Row]
-"""Makes the columns that a task reads out of those that a data set has."""
+Prepare = Callable[[Row], Row | None]
+"""Makes the columns that a task reads out of those that a data set has; None leaves the row out."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,8 @@ def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None, sou
     for number, row in enumerate(rows, start=1):
         try:
             made = row if prepare is None else prepare(row)
+            if made is None:
+                continue
             columns.check(made)
         except KeyError as error:  # a column that `prepare` reads
             found = ", ".join(map(repr, row))
