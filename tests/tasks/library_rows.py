@@ -1,4 +1,4 @@
-"""Rows as the data sets of the library have them, written for these tests, and what must become of the first of each."""
+"""Rows as the data sets of the library have them, written for these tests; what must become of each first one."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def by_text(rows: list[dict[str, Any]]) -> list[str]:
 
 def uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of one schema, which a table has to have: those that have the first one's columns."""
-    return [row for row in rows if row.keys() == rows[0].keys() and type(row["label"] if "label" in row else 0) is int]
+    return [row for row in rows if row.keys() == rows[0].keys() and type(row.get("label", 0)) is int]
 
 
 FEW_ROWS = pytest.mark.filterwarnings("ignore:no training row has the label")  # as these rows are few
