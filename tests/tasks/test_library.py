@@ -27,6 +27,7 @@ from zoft.tasks.choices import ChoiceTask
 from zoft.tasks.data import Splits, load_splits
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.library import task_names, task_spec
+from zoft.tasks.places import Place, Row
 from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.scoring import option_scores
 from zoft.tasks.task import ModelKind, Task
@@ -55,7 +56,8 @@ def set_up(name: str, architecture: str) -> tuple[PromptEncoder, Problem, PreTra
     kind, _ = ARCHITECTURES[architecture]
     encoder = PromptEncoder(task_for(kind, task_spec(name).task), tokenizer_for(kind), kind=kind)
     rows = prepared(name)
-    return encoder, prompted_problem(encoder, Splits(rows, rows)), make_model(architecture)
+    placed = [Row(row, Place(name, "row", number)) for number, row in enumerate(rows, start=1)]
+    return encoder, prompted_problem(encoder, Splits(placed, placed), inspect=False), make_model(architecture)
 
 
 def plain_scores(
@@ -264,7 +266,7 @@ def test_a_prompt_that_is_cut_leaves_room_for_its_longest_option(kind: ModelKind
     encoder = PromptEncoder(CHOICES, tokenizer_for(kind), max_length=40, kind=kind)
     row = {"stem": "The mill was shut " * 30 + "and", "options": ["no", "so they all went home again"], "label": 0}
     data = encoder.encode([row])
-    assert data.truncated == 1
+    assert data.lengths[0] > len(data[0]["input_ids"])
     longest = encoder.collator()(data.examples)["input_ids"].shape[-1]
     assert 30 < longest <= 40
 
