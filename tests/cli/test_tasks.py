@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from transformers import AutoModelForCausalLM
 import zoft
 from tests.cli.runs import BAD, GOOD, NEUTRAL
 from tests.core.runs import digest
+from tests.tasks.architectures import make_model, tokenizer_for
 from zoft.cli.train import main
 from zoft.errors import ZoftWarning
+from zoft.tasks.library import task_names, task_spec
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -153,3 +156,39 @@ def test_a_mistake_in_a_task_s_file_is_told_before_anything_is_measured(
     error = refused(capsys, *flags_of(base, tmp_path / "run", task=task, max_steps=2))
     assert re.search(message, error), error
     assert not (tmp_path / "run").exists()
+
+
+# --- the documentation's example ----------------------------------------------------------------------
+
+
+def test_the_documentation_s_task_trains_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (RECIPES.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    section = text.partition("## A task of your own")[2]
+    rows, task, command = (
+        re.search(rf"```{kind}\n(.*?)```", section, flags=re.DOTALL)[1] for kind in ("json", "yaml", "sh")
+    )
+    (tmp_path / "tickets.jsonl").write_text(rows)
+    (tmp_path / "tickets.yaml").write_text(task)
+    make_model("llama").save_pretrained(tmp_path / "model")
+    tokenizer_for("causal").save_pretrained(tmp_path / "model")
+    program, *argv = shlex.split(command.replace("packaged:smollm2-135m-instruct", "model").replace("\\\n", " "))
+    assert program == "zoft-train"
+    monkeypatch.chdir(tmp_path)
+    main([*argv, "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"])
+    said = capsys.readouterr().out
+    assert "8 training rows, 2 held-out rows" in said and "trained 20 steps" in said and "macro f1" in said
+    shown = json.loads((tmp_path / "runs" / "tickets" / "examples.json").read_text())
+    assert shown[0]["prompt"].startswith("Ticket: ") and shown[0]["prompt"].endswith("We should answer it")
+    assert {one["expected"] for one in shown} <= {"later", "today"}
+
+
+def test_the_documentation_names_every_task() -> None:
+    text = (RECIPES.parent / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for name in task_names():
+        spec = task_spec(name)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"`{spec.dataset}` {spec.dataset_config_name or ''}".strip() in row
+        if spec.task.label_words is not None:
+            assert ", ".join(spec.task.label_words) in row
