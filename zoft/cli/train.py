@@ -21,6 +21,7 @@ from zoft.cli.arguments import (
     ZOArguments,
 )
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
+from zoft.cli.keep import keep
 from zoft.errors import ConfigError
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
@@ -111,8 +112,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         metrics["train_seconds"] = round(seconds, 1)
     if args.process_index == 0:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    if options.save_model:
-        trainer.save_model(str(output_dir))
+    keep(trainer, parsed, metrics)
     took = f" in {seconds:.0f} s" if privacy is None else ""  # of a private run, it tells how many examples it saw
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards){took}")
     spending = trainer.zo_spending
@@ -315,12 +315,11 @@ def summary(trainer: PromptedTrainer) -> dict[str, Any]:
     """Return a finished run's figures."""
     from zoft.hf.meters import peak_memory_bytes
 
-    engine, step_size, spending = trainer.zo_engine, trainer.zo_step_size, trainer.zo_spending
-    forwards = engine.step * engine.method.estimator.forwards + step_size.forwards
+    engine, spending = trainer.zo_engine, trainer.zo_spending
     return {
         "steps": engine.step,
-        "forwards": forwards * trainer.args.gradient_accumulation_steps,
-        **step_size.figures,
+        "forwards": trainer.zo_forwards,
+        **trainer.zo_step_size.figures,
         "processes": trainer.args.world_size,
         "method": engine.config.method,
         "placement": engine.placement,

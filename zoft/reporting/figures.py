@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zoft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -18,8 +19,28 @@ def require_matplotlib() -> None:
         raise ConfigError("figures need matplotlib, which is not installed. Run: pip install 'zoft[report]'")
 
 
+def one_plot(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """Return a figure for one plot, of a size that a phone still shows legibly."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, axes
+
+
+def legend(figure: Figure, axes: Axes, curves: int) -> Figure:
+    """Name the curves, if there are several."""
+    if curves > 1:
+        axes.legend(fontsize="small")
+    return figure
+
+
 def svg(figure: Figure) -> bytes:
-    """Return a figure as the content of an SVG file."""
+    """Return a figure as the content of an SVG file, the same for the same figure; what is behind it shows through."""
+    from matplotlib import rc_context
+
     content = io.BytesIO()
-    figure.savefig(content, format="svg")
+    with rc_context({"svg.hashsalt": "zoft"}):
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     return content.getvalue()

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 import zoft
 from zoft.log_file import ReplayLog
+from zoft.markdown import table
 from zoft.privacy.clip_quantile import threshold_after
 from zoft.privacy.plan import PrivacyPlan
 from zoft.reporting.privacy_facts import ASSUMPTIONS, at_delta, facts, noise_std, promise
 from zoft.reporting.report import Drawing, Section
-from zoft.reporting.tables import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
