@@ -23,7 +23,7 @@ def one_plot(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """Return a figure for one plot, of a size that a phone still shows legibly."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.0, 3.0), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes

@@ -16,7 +16,7 @@ from zoft.reporting.thinning import rms, windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 61  # odd, so that one is around zero
+BINS = 61  # most bars of the histogram
 COVERED = 0.99  # share of the slopes that the histogram spans; the ends' bars hold those beyond
 
 Described = Mapping[str, Mapping[str, Any]]
@@ -56,7 +56,8 @@ def describe(run: Run) -> dict[str, Any]:
         return {"count": 0}
     sizes = np.abs(slopes)
     span = float(np.quantile(sizes, COVERED)) or 1.0
-    counts, edges = np.histogram(np.clip(slopes, -span, span), bins=BINS, range=(-span, span))
+    bins = min(BINS, 2 * round(len(slopes) ** 0.5) + 1)  # odd, so that one is around zero
+    counts, edges = np.histogram(np.clip(slopes, -span, span), bins=bins, range=(-span, span))
     largest = int(sizes.argmax())
     return {
         "count": len(slopes),

@@ -109,8 +109,10 @@ h2 {{ margin-top: 2.5rem; border-bottom: 1px solid var(--line) }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; overflow-wrap: normal }}
 th, td {{ border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top }}
 th, td:first-child {{ background: var(--pale) }}
+th:first-child, td:first-child {{ position: sticky; left: 0 }}
 code, pre {{ background: var(--pale); font-size: 0.9em }}
-pre {{ padding: 0.5rem 0.75rem; white-space: pre-wrap }}
+pre {{ padding: 0.5rem 0.75rem; white-space: pre-wrap; overflow-x: auto }}
+.language-sh, .language-python {{ white-space: pre }}
 figure {{ margin: 1.5rem 0 }}
 img {{ width: 100%; height: auto }}
 figcaption {{ color: var(--quiet); font-size: 0.9rem }}
