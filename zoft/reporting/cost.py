@@ -74,7 +74,7 @@ def _rows(labelled: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 120:
+    if seconds < 600:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

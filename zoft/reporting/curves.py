@@ -27,7 +27,8 @@ def curves_section(runs: Sequence[Run]) -> Section:
     """Show losses, held-out scores and learning rates over the steps."""
     described = {run.name: describe(run) for run in runs}
     labelled = {run.label: described[run.name] for run in runs}
-    text = ["## Curves", table(_rows(labelled))]
+    rows = _rows(labelled)
+    text = ["## Curves", table(rows) if len(rows) > 1 else "There are none yet."]
     if any(run.private for run in runs):
         text.append("The losses of a private run's training examples are secret: it has no curve of them.")
     drawings = []
@@ -90,12 +91,16 @@ def _rows(labelled: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         ["", *map(plain, labelled)],
         ["training loss, mean of the first tenth", *(_number(of["first_tenth"]) for of in labelled.values())],
         ["training loss, mean of the last tenth", *(_number(of["last_tenth"]) for of in labelled.values())],
-        ["held-out evaluations", *(str(max(map(len, of["held_out"].values()), default=0)) for of in labelled.values())],
+        ["held-out evaluations", *(_evaluations(of["held_out"]) for of in labelled.values())],
         ["learning rate, first to last", *(_first_to_last(of["learning_rates"]) for of in labelled.values())],
     ]
     if any(of["skipped_steps"] for of in labelled.values()):
         rows.append(["steps skipped", *(str(of["skipped_steps"]) for of in labelled.values())])
-    return rows
+    return [rows[0], *(cells for cells in rows[1:] if any(cells[1:]))]
+
+
+def _evaluations(held_out: Mapping[str, Curve]) -> str:
+    return str(max(map(len, held_out.values()))) if held_out else ""
 
 
 def _number(value: float | None) -> str:
@@ -110,7 +115,7 @@ def _first_to_last(groups: Sequence[Curve]) -> str:
 
 
 def _losses(labelled: Mapping[str, Mapping[str, Any]]) -> Figure:
-    figure, axes = one_plot("step", "loss (nats)")
+    figure, axes = one_plot("step", "loss")
     for place, (label, of) in enumerate(labelled.items()):
         colour = f"C{place % 10}"
         if of["training_loss"]:

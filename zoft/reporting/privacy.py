@@ -15,6 +15,7 @@ from zoft.log_file import ReplayLog
 from zoft.markdown import table
 from zoft.privacy.clip_quantile import threshold_after
 from zoft.privacy.plan import PrivacyPlan
+from zoft.reporting.figures import legend, one_plot
 from zoft.reporting.privacy_facts import ASSUMPTIONS, at_delta, facts, noise_std, promise
 from zoft.reporting.report import Drawing, Section
 
@@ -209,10 +210,7 @@ def _some(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
 
 
 def _costs(runs: Mapping[str, Run]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_plot("steps", "epsilon")
     for place, (name, run) in enumerate(runs.items()):
         colour, charges = f"C{place % 10}", run["charges"]
         for style, points in (
@@ -224,18 +222,13 @@ def _costs(runs: Mapping[str, Run]) -> Figure:
         target = run["plan"]["config"]["dp_target_epsilon"]
         if target is not None:
             axes.axhline(target, color=colour, linewidth=1, linestyle=":")
-    axes.set(xlabel="steps", ylabel="epsilon", ylim=(0.0, None), xlim=(0.0, None))
-    axes.legend(fontsize="small", loc="lower right")
-    return figure
+    axes.set(ylim=(0.0, None), xlim=(0.0, None))
+    return legend(figure, axes, len(runs), "lower right")
 
 
 def _clips(runs: Mapping[str, Run]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_plot("measuring steps taken", "clip threshold")
     for place, (name, run) in enumerate(runs.items()):
         axes.plot(run["clip"]["trajectory"], "-o", color=f"C{place % 10}", markersize=3, label=name)
-    axes.set(xlabel="measuring steps taken", ylabel="clip threshold", yscale="log")
-    axes.legend(fontsize="small")
-    return figure
+    axes.set_yscale("log")
+    return legend(figure, axes, len(runs))

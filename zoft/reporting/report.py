@@ -106,7 +106,8 @@ body {{ font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: va
   margin: auto; padding: 1rem; overflow-wrap: anywhere }}
 h1 {{ font-size: 1.5rem }}
 h2 {{ margin-top: 2.5rem; border-bottom: 1px solid var(--line) }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; overflow-wrap: normal }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; overflow-wrap: normal;
+  margin: 1rem 0 }}
 th, td {{ border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top }}
 th, td:first-child {{ background: var(--pale) }}
 th:first-child, td:first-child {{ position: sticky; left: 0 }}
