@@ -29,19 +29,19 @@ NAMES = ("forward", "zo-1", "zo-4", "dp-sgd")
 
 def prepared(batch: int) -> tuple[nn.Module, list[Any], Any]:
     """Return the model with its adapter, encoded rows, and the collator."""
-    from zoft.cli import train
     from zoft.cli.arguments import DataArguments
     from zoft.cli.config import parse_arguments
+    from zoft.cli.families import family_of
 
     parsed = parse_arguments(["--config", str(RECIPE), "--max_eval_samples", "1"])
-    task = train.prompted_task(parsed.get(DataArguments))
-    model, tokenizer = train.load(parsed, task)
-    data = train.load_data(parsed, task, tokenizer)
-    return model, [data.train[i] for i in range(batch)], data.encoder.collator()
+    family = family_of(parsed.get(DataArguments))
+    model, tokenizer = family.load(parsed)
+    problem = family.build(parsed, model, tokenizer)
+    return model, [problem.train[i] for i in range(batch)], problem.collator
 
 
 def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
-    from zoft.tasks.prompted import option_scores
+    from zoft.tasks.scoring import option_scores
 
     return nn.functional.cross_entropy(option_scores(model, batch), batch["labels"])
 

@@ -32,7 +32,8 @@ from zoft.cli.arguments import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.tasks.data import load_splits
 from zoft.tasks.encoding import PromptEncoder
-from zoft.tasks.prompted import PromptedTask, prompted_loss
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_losses
 
 
 def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
@@ -60,7 +61,7 @@ def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torc
         atexit.register(shutil.rmtree, folder)
         disk_offload(model, folder, execution_device=torch.device("cpu"))
     print(f"{arguments.model} {arguments.dtype}, {' x '.join(map(str, batch['input_ids'].shape))} tokens")
-    return model, lambda: prompted_loss(model, batch)
+    return model, lambda: option_losses(model, batch).mean()
 
 
 def forwards(loss: Callable[[], torch.Tensor], count: int) -> None:

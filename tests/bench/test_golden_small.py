@@ -17,7 +17,7 @@ from zoft.bench.execute import execute
 from zoft.bench.golden import differences, golden_runs
 from zoft.bench.optimisers import optimiser_names
 from zoft.bench.suite import Suite
-from zoft.cli.recipe import read_recipe
+from zoft.recipe import read_recipe
 
 GOLDEN = Path(__file__).with_name("golden_small.json")
 

@@ -13,8 +13,8 @@ from zoft.bench.optimisers import BASELINES
 from zoft.bench.run import FORMAT
 from zoft.bench.suite import Suite, only
 from zoft.bench.tuning import plan, used
-from zoft.cli.recipe import read_recipe
 from zoft.errors import ConfigError
+from zoft.recipe import read_recipe
 from zoft.registry import method_names
 
 RECIPES = sorted(Path("recipes/bench").glob("*.yaml"))

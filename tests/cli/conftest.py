@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.runs import make_assets
-from zoft.cli.recipe import read_recipe
+from zoft.recipe import read_recipe
 
 
 @pytest.fixture(scope="session")

@@ -124,9 +124,7 @@ def start_training(argv: list[str], output: Path, die_at: int | None = None) -> 
     With ``die_at`` it is killed just before the nth change that it makes to the files in its output_dir.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["zoft.cli.train", "zoft.hf.prompted", "zoft.tasks.encoding", "transformers.trainer"]
-    )
+    context.set_forkserver_preload(["zoft.cli.train", "zoft.hf.tasks", "zoft.tasks.encoding", "transformers.trainer"])
     process = context.Process(target=_train, args=(argv, str(output), die_at))
     process.start()
     return process

@@ -24,7 +24,8 @@ from zoft.cli.train import main as train
 from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME
 from zoft.tasks.encoding import PromptEncoder
-from zoft.tasks.prompted import PromptedTask, option_scores
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_scores
 
 # PEFT on a head trained beside the adapter of a model that ties it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning")

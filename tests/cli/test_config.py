@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 
 from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
 from zoft.cli.config import dump_resolved, parse_arguments, parse_cli
-from zoft.cli.recipe import format_recipe, read_recipe
 from zoft.errors import ConfigError
+from zoft.recipe import format_recipe, read_recipe
 
 
 @pytest.fixture

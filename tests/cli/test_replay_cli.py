@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.cli.runs import STEPS
-from zoft.cli.recipe import read_recipe
 from zoft.cli.replay import main
 from zoft.cli.train import main as train
+from zoft.recipe import read_recipe
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "lora"])

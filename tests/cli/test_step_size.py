@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from zoft.cli.recipe import read_recipe
 from zoft.cli.replay import main as replay
 from zoft.cli.train import main as train
+from zoft.recipe import read_recipe
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 import zoft
 from tests.cli.runs import finish, make_assets, start_training
 from tests.core.runs import digest
-from zoft.cli.recipe import read_recipe
 from zoft.cli.replay import main as replay
 from zoft.cli.train import main
 from zoft.log_file import ReplayLog
+from zoft.recipe import read_recipe
 
 BUDGET = ["--dp_target_epsilon", "4", "--dp_target_delta", "1e-4"]
 QUICK = ["--dp_noise_multiplier", "1", "--dp_target_delta", "1e-5", "--dp_accountant", "rdp", "--max_steps", "4"]

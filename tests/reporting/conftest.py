@@ -14,7 +14,7 @@ from zoft.cli.train import main as train
 
 EXAMPLES = [
     {"prompt": "a film\nit was", "expected": "great", "before": "terrible", "after": " great "},
-    {"prompt": "| <img src=x onerror=alert(1)> ```` *it* was", "expected": "a|b", "before": "a|b", "after": "_<b>_"},
+    {"prompt": "| <img src=x onerror=alert(1)>\n````\n*it* was", "expected": "a|b", "before": "a|b", "after": "_<b>_"},
     {"prompt": "no answers", "expected": "none"},
 ]
 

@@ -46,9 +46,12 @@ def test_figures_are_those_of_the_runs_files(finished: Path, tmp_path: Path) -> 
     curves = of(said["curves"], finished)
     assert [loss for _, loss in curves["training_loss"]] == pytest.approx([record.loss for record in records])
     assert curves["first_tenth"] == pytest.approx(np.mean([record.loss for record in records[:4]]))
-    losses = curves["held_out"]["loss"]
-    assert [step for step, _ in losses] == [0, 10, 20, 30, 40]
-    assert losses[0][1] == metrics["before"]["loss"] and losses[-1][1] == pytest.approx(metrics["after"]["loss"])
+    losses = curves["evaluations"]["loss"]
+    assert [step for step, _ in losses] == [10, 20, 30, 40]
+    assert losses[-1][1] == pytest.approx(metrics["after"]["loss"])
+    assert curves["before_and_after"]["accuracy"] == [
+        [s, metrics[w]["accuracy"]] for s, w in ((0, "before"), (40, "after"))
+    ]
     assert [lr for _, lr in curves["learning_rates"][0]] == pytest.approx([record.lrs[0] for record in records])
     assert len(curves["learning_rates"]) == 1, "two groups, with the same rates"
 
@@ -116,7 +119,7 @@ def test_a_run_that_goes_on_is_told_by_its_last_checkpoint(finished: Path, tmp_p
     summary, curves = of(said["summary"], run), of(said["curves"], run)
     assert not summary["finished"] and summary["scores"] == {} and of(said["examples"], run)["examples"] == []
     assert (summary["steps"], summary["planned_steps"], summary["forwards"]) == (30, 40, 30 * 4)
-    assert [step for step, _ in curves["held_out"]["loss"]] == [10, 20], "of checkpoint-20, not of the end"
+    assert [step for step, _ in curves["evaluations"]["loss"]] == [10, 20], "of checkpoint-20, not of the end"
     notes = " ".join(summary["notes"])
     assert "`metrics.json` is not that of 30 steps" in notes and "up to step 20" in notes
 
@@ -177,6 +180,26 @@ def test_of_several_runs_the_settings_that_differ_are_shown(
     assert "|  | finished | other |" in text and "| steps | 40 | 3 |" in text
 
 
+def test_a_run_by_gradients_is_compared_with_one_by_forward_passes(
+    finished: Path, private: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--max_steps", "12", "--zo_method", "adamw", "--logging_steps", "3", "--learning_rate", "1e-3"]
+    train(["--config", recipe, "--output_dir", str(tmp_path / "adamw"), *flags])
+    capsys.readouterr()
+    said = reported(tmp_path / "adamw", finished, private, "--html", tmp_path / "r.html", out=tmp_path)
+    summary, curves = of(said["summary"], tmp_path / "adamw"), of(said["curves"], tmp_path / "adamw")
+    assert (summary["method"], summary["steps"], summary["forwards"], summary["log"]) == ("adamw", 12, 36, None)
+    logged = json.loads((tmp_path / "adamw" / "trainer_state.json").read_text())["log_history"]
+    expected = [[entry["step"], entry["loss"]] for entry in logged if "loss" in entry]
+    assert curves["training_loss"] == expected and len(expected) == 4
+    assert curves["learning_rates"] == [[[e["step"], e["learning_rate"]] for e in logged if "loss" in e]]
+    assert of(said["projected_grads"], tmp_path / "adamw") == {"count": 0}
+    assert said["privacy"]["together"]["not_private"] == 2
+    text = capsys.readouterr().out
+    assert "| method | adamw, by gradients | mezo, 2 queries a step |" in text and "It trained by gradients" in text
+    assert Page((tmp_path / "r.html").read_text()).open == []
+
+
 def test_runs_in_folders_of_one_name_keep_the_names_that_they_were_given(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "x" / "finished"
     shutil.copytree(finished, other)
@@ -199,7 +222,7 @@ def test_examples_are_shown_as_they_are_and_counted(
     text = (tmp_path / "r.html").read_text()
     page = Page(text)
     assert page.open == [] and {tag for tag, _ in page.tags}.isdisjoint({"b", "em", "script"})
-    assert "| &lt;img src=x onerror=alert(1)&gt; ```` *it* was" in text, "the prompt, word for word"
+    assert "| &lt;img src=x onerror=alert(1)&gt;\n````\n*it* was\n<" in text, "the prompt, word for word"
     assert "<td>_&lt;b&gt;_</td>" in text and "<p>Expected: a|b</p>" in text
     assert all(str(attrs["src"]).startswith("data:") for tag, attrs in page.tags if tag == "img")
 
@@ -241,7 +264,8 @@ def test_a_private_runs_report_holds_no_loss_time_memory_or_row(
     for secret in ("0.12345", "98765", "987,65", "55.43", "4567", "76 min", "0.76543", "0.5678", "SECRET"):
         assert secret not in everything, secret
     assert said["cost"] == {"runs": {}} and of(said["summary"], run)["scores"] == {}
-    assert of(said["curves"], run)["training_loss"] == [] and of(said["curves"], run)["held_out"] == {}
+    curves = of(said["curves"], run)
+    assert curves["training_loss"] == [] and curves["evaluations"] == curves["before_and_after"] == {}
     assert len(of(said["curves"], run)["learning_rates"][0]) == 6, "rates are public"
     assert of(said["privacy"], run)["private"] and of(said["projected_grads"], run)["count"] == 6
     assert of(said["summary"], run)["train_again"] is None, "its noise and batches are nobody's to repeat"
@@ -256,7 +280,7 @@ def test_public_held_out_rows_of_a_private_run_are_shown_and_nothing_else(
     run = with_secrets(tmp_path / "made", tmp_path / "run")
     said = reported(run, out=tmp_path)
     assert of(said["summary"], run)["scores"]["after"] == SCORES and of(said["examples"], run)["examples"]
-    assert [step for step, _ in of(said["curves"], run)["held_out"]["accuracy"]] == [0, 3, 6]
+    assert [step for step, _ in of(said["curves"], run)["evaluations"]["accuracy"]] == [3, 6]
     assert of(said["curves"], run)["training_loss"] == [] and said["cost"] == {"runs": {}}
 
 

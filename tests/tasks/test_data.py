@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from zoft.errors import ConfigError, DataError, ZoftWarning
-from zoft.tasks.data import Columns, label_key, load_splits, permute_labels
+from zoft.tasks.data import load_splits, permute_labels
 from zoft.tasks.files import load_rows
+from zoft.tasks.rows import Columns, label_key
 
 COLUMNS = Columns(text=("text",), label="label", labels=("0", "1"))
 
@@ -137,7 +138,7 @@ def test_class_without_training_rows_warns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"txt": "a", "label": 0}, "row 2 has no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
+        ({"txt": "a", "label": 0}, "row 2: there is no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
         ({"text": "a", "label": 2}, "row 2: column 'label' holds 2, known labels are 0, 1"),
         ({"text": "a", "label": True}, "row 2: column 'label' holds True"),
         ({"text": None, "label": 0}, "row 2: column 'text' must hold text or a number, got NoneType"),

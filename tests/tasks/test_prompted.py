@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedToken
 
 from zoft.errors import ConfigError
 from zoft.tasks.encoding import PromptEncoder
-from zoft.tasks.prompted import PromptedTask, option_scores, prompted_loss
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_losses, option_scores
 
 TEMPLATE = "{text}\nOverall, the movie was"
 SINGLE = PromptedTask(TEMPLATE, ("terrible", "great"))
@@ -91,7 +92,7 @@ def test_loss_is_fp32_cross_entropy_and_differentiable(
     llama: PreTrainedModel, causal_tokenizer: PreTrainedTokenizerFast, rows: Any
 ) -> None:
     batch = batch_of(causal_tokenizer, SINGLE, rows)
-    loss = prompted_loss(llama.to(torch.bfloat16), batch)
+    loss = option_losses(llama.to(torch.bfloat16), batch).mean()
     assert loss.dtype == torch.float32
     expected = nn.functional.cross_entropy(option_scores(llama, batch), batch["labels"])
     assert torch.equal(loss, expected)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from zoft.tasks.encoding import PromptEncoder
-from zoft.tasks.prompted import PromptedTask, option_scores
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_scores
 
 TEMPLATE = "{text}\nOverall, the movie was"
 SINGLE = PromptedTask(TEMPLATE, ("terrible", "great"))

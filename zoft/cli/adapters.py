@@ -34,12 +34,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zoft.cli.arguments import ADAPTER_OPTIONS, AdapterArguments
 from zoft.errors import ConfigError, ZoftWarning, did_you_mean
 from zoft.log_file import free_name
+from zoft.tasks.task import ModelKind
 
 __all__ = ["branch_start", "keep_start", "merge", "recall_start", "start_of", "with_adapter"]
 
 
+# PEFT has no task of masked language modelling.
+_PEFT_TASKS: dict[ModelKind, str | None] = {"causal": "CAUSAL_LM", "masked": None, "seq2seq": "SEQ_2_SEQ_LM"}
+
+
 def with_adapter(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: AdapterArguments, *, masked: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: AdapterArguments,
+    *,
+    kind: ModelKind = "causal",
 ) -> PeftModel:
     """Freeze a model and put an adapter over it.
 
@@ -47,12 +56,16 @@ def with_adapter(
         model: The base, in evaluation mode; PEFT changes it in place.
         tokenizer: The model's tokenizer; virtual tokens start from text.
         arguments: Which kind of adapter, and its options.
-        masked: Whether the model is a masked language model.
+        kind: What kind of model it is.
 
     Raises:
         ConfigError: The options do not fit the model; the message says what PEFT found wrong.
     """
-    if masked and arguments.peft_type == "prefix_tuning":
+    if kind == "seq2seq" and arguments.peft_type in ("prefix_tuning", "prompt_tuning"):
+        raise ConfigError(
+            f"{arguments.peft_type} does not go with models that have an encoder; use peft_type lora or ia3"
+        )
+    if kind == "masked" and arguments.peft_type == "prefix_tuning":
         raise ConfigError(
             "prefix_tuning needs a model that keeps keys and values, which masked models do not; use peft_type "
             "prompt_tuning, lora or ia3"
@@ -66,7 +79,7 @@ def with_adapter(
             stacklevel=2,
         )
     try:
-        adapted = get_peft_model(model, _config(arguments, masked=masked))
+        adapted = get_peft_model(model, _config(arguments, _PEFT_TASKS[kind]))
     except (ValueError, TypeError) as error:  # no such module, no default for the architecture, not over these weights
         options = ", ".join(f"{name}={getattr(arguments, name)!r}" for name in ADAPTER_OPTIONS[arguments.peft_type])
         raise ConfigError(
@@ -144,9 +157,7 @@ def _check_names(model: PreTrainedModel, arguments: AdapterArguments) -> None:
                 )
 
 
-def _config(arguments: AdapterArguments, *, masked: bool) -> PeftConfig:
-    # PEFT has no task of masked language modelling. Virtual tokens need some task, and this one adds nothing.
-    task = None if masked else "CAUSAL_LM"
+def _config(arguments: AdapterArguments, task: str | None) -> PeftConfig:
     if arguments.peft_type == "ia3":
         return IA3Config(
             target_modules=arguments.ia3_target_modules,
@@ -156,6 +167,7 @@ def _config(arguments: AdapterArguments, *, masked: bool) -> PeftConfig:
     if arguments.peft_type == "prefix_tuning":
         return PrefixTuningConfig(num_virtual_tokens=arguments.num_virtual_tokens, task_type=task)
     if arguments.peft_type == "prompt_tuning":
+        # Virtual tokens need some task, and this one adds nothing.
         return PromptTuningConfig(
             num_virtual_tokens=arguments.num_virtual_tokens, task_type=task or "FEATURE_EXTRACTION"
         )

@@ -167,6 +167,13 @@ class DataArguments:
     eval_file: str | None = field(
         default=None, metadata={"help": "A local file with the evaluation rows; default: a part is held out."}
     )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "A published task by name (sst2, boolq, squad ...: docs/tasks.md), or a YAML file with one of your "
+            "own; default: template and label_words say what the task is."
+        },
+    )
     template: str | None = field(
         default=None,
         metadata={
@@ -188,7 +195,15 @@ class DataArguments:
         metadata={"help": "Longest input in tokens; the longest column is cut so that the prompt's end survives."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training rows."})
+    max_dev_samples: int | None = field(
+        default=None,
+        metadata={"help": "Take this many training rows away, to choose the best checkpoint by; default: the task's."},
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many evaluation rows."})
+    num_shots: int | None = field(
+        default=None,
+        metadata={"help": "Few-shot: keep this many training rows of each class, and as many to choose by."},
+    )
     eval_fraction: float = field(
         default=0.1, metadata={"help": "Share of the rows held out where no evaluation rows are given."}
     )
@@ -209,7 +224,12 @@ class ZOArguments:
 
     _argument_group_name = "zeroth-order"
 
-    zo_method: str = field(default="mezo", metadata={"help": "The zeroth-order method."})
+    zo_method: str = field(
+        default="mezo",
+        metadata={
+            "help": "The zeroth-order method (docs/methods.md); adamw or sgd: train by gradients, to compare with."
+        },
+    )
     zo_lr: Literal["auto"] | None = field(
         default=None,
         metadata={

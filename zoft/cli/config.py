@@ -26,8 +26,8 @@ from zoft.cli.arguments import (
     RunArguments,
     ZOArguments,
 )
-from zoft.cli.recipe import format_recipe, read_recipe
 from zoft.errors import AssetError, ConfigError, DataError, ZoftError, did_you_mean
+from zoft.recipe import format_recipe, read_recipe
 
 __all__ = ["TRAIN_GROUPS", "ParsedArguments", "dump_resolved", "parse_arguments", "parse_cli", "user_errors"]
 

@@ -9,10 +9,10 @@ from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments
 from zoft.cli.config import ParsedArguments
 
 if TYPE_CHECKING:
-    from zoft.hf.prompted import PromptedTrainer
+    from zoft.hf.tasks import ProblemTrainer
 
 
-def keep(trainer: PromptedTrainer, parsed: ParsedArguments, metrics: Mapping[str, Any]) -> None:
+def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str, Any]) -> None:
     """Save what the Trainer logged and, unless the user does not want it, the model with its card.
 
     All processes of a run must call this.
@@ -22,17 +22,22 @@ def keep(trainer: PromptedTrainer, parsed: ParsedArguments, metrics: Mapping[str
         parsed: The run's settings.
         metrics: What ``metrics.json`` holds.
     """
-    from zoft.hf.model_card import CardFacts
+    from zoft.hf.model_card import CardFacts, ModelCards
 
     model, data = parsed.get(ModelArguments), parsed.get(DataArguments)
-    trainer.zo_card = CardFacts(
-        base_model=model.model_name_or_path,
-        dataset=data.dataset or data.train_file,
-        task="text-classification" if data.label_words else "text-generation",
-        scores={name: metrics[name] for name in ("before", "after") if name in metrics},
-        replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
-    )
+    # Without, it trained by gradients, which Trainer's own cards describe.
+    with_card = trainer if isinstance(trainer, ModelCards) else None
+    if with_card is not None:
+        scores = {name: metrics[name] for name in ("before", "after") if name in metrics}
+        with_card.zo_card = CardFacts(
+            base_model=model.model_name_or_path,
+            dataset=data.dataset or data.train_file or data.task,
+            task="text-classification" if "accuracy" in scores.get("after", ()) else "text-generation",
+            scores=scores,
+            replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
+        )
     trainer.save_state()
     if parsed.get(RunArguments).save_model:
         trainer.save_model(str(trainer.args.output_dir))  # with push_to_hub, this publishes too
-        trainer.create_model_card()
+        if with_card is not None:
+            with_card.create_model_card()

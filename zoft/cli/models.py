@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,17 +25,62 @@ from zoft.cli.quantised import quantization
 from zoft.errors import ConfigError, ZoftWarning
 from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.gguf import load_gguf
+from zoft.tasks.scoring import language_model
+from zoft.tasks.task import ModelKind, Task
+from zoft.tasks.template import MASK
 
-__all__ = ["load_model_and_tokenizer"]
+__all__ = ["load_model_and_tokenizer", "model_kind", "planned_kind"]
 
-TaskKind = Literal["causal", "masked"]
+_LOADERS: dict[ModelKind, Any] = {
+    "causal": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 NO_ADAPTER = "Quantised weights cannot be trained, only adapters over them: add --use_peft"
 
 
+def planned_kind(arguments: ModelArguments, task: Task) -> ModelKind:
+    """Return how a model is to be loaded for a task: by the template's mask, else by what the model was trained as.
+
+    Raises:
+        AssetError: A packaged model is unknown, missing or altered.
+        ConfigError: The arguments name no model that can be loaded.
+    """
+    name, gguf_file = _source(arguments)
+    if MASK in task.template or gguf_file is not None:
+        return "masked" if MASK in task.template else "causal"
+    with _told_what_to_name(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    return _kind_of(config)
+
+
+def model_kind(model: torch.nn.Module, task: Task) -> ModelKind:
+    """Return as what a model was loaded for a task."""
+    return "masked" if MASK in task.template else _kind_of(language_model(model).config)
+
+
+def _kind_of(config: Any) -> ModelKind:
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    trained_as = config.architectures or []
+    return "masked" if any(name.endswith("ForMaskedLM") for name in trained_as) else "causal"
+
+
+@contextmanager
+def _told_what_to_name(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"model_name_or_path {name!r} could not be loaded: {error}\n"
+            "Without network, name a local folder, a .gguf file, or packaged:smollm2-135m-instruct"
+        ) from error
+
+
 def load_model_and_tokenizer(
     arguments: ModelArguments,
-    task_kind: TaskKind = "causal",
+    task_kind: ModelKind = "causal",
     *,
     adapter: AdapterArguments | None = None,
     seed: int = 0,
@@ -40,7 +89,7 @@ def load_model_and_tokenizer(
 
     Args:
         arguments: Where from, and in which precision.
-        task_kind: ``masked`` for templates with ``[MASK]``, else ``causal``.
+        task_kind: As what the model is loaded, see `planned_kind`.
         adapter: Which adapter to put over the model, if any.
         seed: Decides every freshly initialised weight, so that a run can be replayed; the global random
             state is left as it was.
@@ -54,29 +103,23 @@ def load_model_and_tokenizer(
         raise ConfigError(NO_ADAPTER)
     name, gguf_file = _source(arguments)
     dtype = _dtype(arguments.dtype)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _told_what_to_name(name):
         torch.manual_seed(seed)
-        try:
-            if gguf_file is not None:
-                if task_kind == "masked":
-                    raise ConfigError("GGUF files hold causal models, but the template contains [MASK]")
-                if arguments.device_map is not None:
-                    raise ConfigError("device_map does not go with GGUF files; name another format")
-                if arguments.is_quantised:
-                    raise ConfigError("load_in_8bit and load_in_4bit do not go with GGUF files; name another format")
-                model, tokenizer = load_gguf(
-                    name,
-                    gguf_file,
-                    dtype=torch.float32 if dtype == "auto" else dtype,
-                    attn_implementation=arguments.attn_implementation,
-                )
-            else:
-                model, tokenizer = _from_pretrained(name, arguments, task_kind, dtype)
-        except OSError as error:
-            raise ConfigError(
-                f"model_name_or_path {name!r} could not be loaded: {error}\n"
-                "Without network, name a local folder, a .gguf file, or packaged:smollm2-135m-instruct"
-            ) from error
+        if gguf_file is not None:
+            if task_kind == "masked":
+                raise ConfigError("GGUF files hold causal models, but the template contains [MASK]")
+            if arguments.device_map is not None:
+                raise ConfigError("device_map does not go with GGUF files; name another format")
+            if arguments.is_quantised:
+                raise ConfigError("load_in_8bit and load_in_4bit do not go with GGUF files; name another format")
+            model, tokenizer = load_gguf(
+                name,
+                gguf_file,
+                dtype=torch.float32 if dtype == "auto" else dtype,
+                attn_implementation=arguments.attn_implementation,
+            )
+        else:
+            model, tokenizer = _from_pretrained(name, arguments, task_kind, dtype)
         if not adapter.use_peft:
             if getattr(model, "is_quantized", False):
                 raise ConfigError(f"{name} is a quantised model. {NO_ADAPTER}")
@@ -84,7 +127,7 @@ def load_model_and_tokenizer(
 
         from zoft.cli.adapters import with_adapter  # imports PEFT, which a run without adapters need not wait for
 
-        return with_adapter(model, tokenizer, adapter, masked=task_kind == "masked"), tokenizer
+        return with_adapter(model, tokenizer, adapter, kind=task_kind), tokenizer
 
 
 def _source(arguments: ModelArguments) -> tuple[str, str | None]:
@@ -123,9 +166,9 @@ def _dtype(name: str) -> torch.dtype | Literal["auto"]:
 
 
 def _from_pretrained(
-    name: str, arguments: ModelArguments, task_kind: TaskKind, dtype: torch.dtype | Literal["auto"]
+    name: str, arguments: ModelArguments, task_kind: ModelKind, dtype: torch.dtype | Literal["auto"]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    loader = AutoModelForMaskedLM if task_kind == "masked" else AutoModelForCausalLM
+    loader = _LOADERS[task_kind]
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             name, trust_remote_code=arguments.trust_remote_code

@@ -103,14 +103,14 @@ def run(parsed: ParsedArguments) -> None:
     from transformers import TrainingArguments
 
     from zoft.cli.arguments import AdapterArguments, DataArguments
-    from zoft.cli.train import load, prompted_task
+    from zoft.cli.families import family_of
     from zoft.log_file import LOG_NAME, ReplayLog, branch
     from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
     if options.merge_adapter and options.save_to is None:
         raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
-    task = prompted_task(parsed.get(DataArguments))
+    family = family_of(parsed.get(DataArguments))
     path = _log_file(options.log or str(args.output_dir))
     # Before the model, which may take minutes to load.
     log = ReplayLog.open(path)
@@ -128,7 +128,7 @@ def run(parsed: ParsedArguments) -> None:
         )
         if not (options.save_to or options.verify):
             return
-    model, tokenizer = load(parsed, task)
+    model, processor = family.load(parsed)
     if parsed.get(AdapterArguments).use_peft:
         from zoft.cli.adapters import recall_start
 
@@ -145,7 +145,7 @@ def run(parsed: ParsedArguments) -> None:
         model = merge(model)
     if options.save_to:
         model.save_pretrained(options.save_to)
-        tokenizer.save_pretrained(options.save_to)
+        processor.save_pretrained(options.save_to)
         print(f"wrote {options.save_to}", flush=True)
 
 

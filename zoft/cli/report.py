@@ -71,10 +71,10 @@ def main(
             from zoft.reporting.report import require_html
 
             require_html()
-        logs = open_runs(asked.runs)
-        from zoft.cli.run_files import read_runs
+        from zoft.cli.run_files import is_by_gradients, read_runs
 
-        runs = read_runs(logs)
+        logs = open_runs([name for name in asked.runs if not is_by_gradients(name)])
+        runs = read_runs(list(dict.fromkeys(asked.runs)), logs)
         title = f"zoft report: {', '.join(run.label for run in runs)}"
         write(sections(runs), json_file=asked.json, html_file=asked.html, title=title)
 

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from zoft.cli.recipe import read_recipe
 from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME, ReplayLog
+from zoft.recipe import read_recipe
 from zoft.reporting.runs import Run
 
 METRICS, SETTINGS, EXAMPLES, STATE = "metrics.json", "resolved_config.yaml", "examples.json", "trainer_state.json"
 """The names of the files that ``zoft-train`` leaves beside the log."""
 
 
-def read_runs(logs: Mapping[str, ReplayLog]) -> list[Run]:
-    """Read what lies beside logs.
+def is_by_gradients(name: str) -> bool:
+    """Whether this is the folder of a run that has no replay log, but a Trainer's."""
+    return Path(name).is_dir() and not Path(name, LOG_NAME).exists() and any(_states(Path(name)))
+
+
+def read_runs(names: Sequence[str], logs: Mapping[str, ReplayLog]) -> list[Run]:
+    """Read runs' folders.
 
     Args:
-        logs: The logs, by the names that the user gave them.
+        names: How the user called the runs.
+        logs: The logs of those that have one, by these names.
     """
-    return [_read(name, label, log) for (name, log), label in zip(logs.items(), _labels(logs), strict=True)]
+    folders = [logs[name].path.parent if name in logs else Path(name) for name in names]
+    # Their own names, where those tell the runs apart.
+    short = [folder.resolve().name for folder in folders]
+    labels = short if len(set(short)) == len(short) else names
+    return [
+        _read(name, label, folder if folder.name else folder.resolve(), logs.get(name))
+        for name, label, folder in zip(names, labels, folders, strict=True)
+    ]
 
 
-def _labels(logs: Mapping[str, ReplayLog]) -> list[str]:
-    """Return the folders' own names where they tell the runs apart, else the names that the user gave."""
-    short = [log.path.resolve().parent.name for log in logs.values()]
-    return short if len(set(short)) == len(short) else list(logs)
-
-
-def _read(name: str, label: str, log: ReplayLog) -> Run:
-    folder, steps, notes = log.path.resolve().parent, len(log.records), list[str]()
-    beside = log.path.name == LOG_NAME  # files beside an earlier run's log, such as zo_log.1, are not its own
+def _read(name: str, label: str, folder: Path, log: ReplayLog | None) -> Run:
+    notes = list[str]()
+    # Files beside an earlier run's log, such as zo_log.1, are not its own.
+    beside = log is None or log.path.name == LOG_NAME
+    last, history = _history(folder, None if log is None else len(log.records), notes) if beside else (0, ())
+    steps = last if log is None else len(log.records)
     metrics = _json(folder / METRICS, dict, notes) if beside else None
     is_current = metrics is None or metrics.get("steps") == steps
     if not is_current:
@@ -48,9 +60,11 @@ def _read(name: str, label: str, log: ReplayLog) -> Run:
     return Run(
         name=name,
         label=label,
+        folder=folder,
         log=log,
-        log_sha256=hashlib.sha256(log.path.read_bytes()).hexdigest(),
-        logged=_history(folder, steps, notes) if beside else (),
+        steps=steps,
+        log_sha256="" if log is None else hashlib.sha256(log.path.read_bytes()).hexdigest(),
+        logged=history,
         measured=metrics,
         settings=_settings(folder / SETTINGS, notes) if beside else None,
         given_examples=examples or (),
@@ -69,20 +83,24 @@ def _settings(file: Path, notes: list[str]) -> dict[str, Any] | None:
         return None
 
 
-def _history(folder: Path, steps: int, notes: list[str]) -> Sequence[Mapping[str, Any]]:
-    """Return the longest log of a Trainer that is not ahead of the replay log: that of its end or of a checkpoint."""
+def _states(folder: Path) -> Iterator[Path]:
+    """Return the logs of Trainers in a folder: that of its end, and those of checkpoints."""
     checkpoints = (path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
-    best: tuple[int, Sequence[Mapping[str, Any]]] | None = None
-    for file in (folder / STATE, *(path / STATE for path in checkpoints)):
-        state = _json(file, dict, notes)
-        if state is not None and state["global_step"] <= steps and (best is None or state["global_step"] > best[0]):
-            best = (state["global_step"], state["log_history"])
-    if best is None:
+    return filter(Path.exists, (folder / STATE, *(path / STATE for path in checkpoints)))
+
+
+def _history(folder: Path, steps: int | None, notes: list[str]) -> tuple[int, Sequence[Mapping[str, Any]]]:
+    """Return the longest log of a Trainer that is not ahead of the replay log, if there is one, and its last step."""
+    found = [state for file in _states(folder) if (state := _json(file, dict, notes)) is not None]
+    limit = math.inf if steps is None else steps
+    fit = [(state["global_step"], state["log_history"]) for state in found if state["global_step"] <= limit]
+    if not fit:
         notes.append(f"There is no `{STATE}` of this run yet, so what its Trainer logged is not known.")
-        return ()
-    if best[0] < steps:
-        notes.append(f"What its Trainer logged is known up to step {best[0]}, of the last checkpoint.")
-    return best[1]
+        return 0, ()
+    last, history = max(fit, key=itemgetter(0))
+    if steps is not None and last < steps:
+        notes.append(f"What its Trainer logged is known up to step {last}, of the last checkpoint.")
+    return last, history
 
 
 def _json(file: Path, kind: type, notes: list[str]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from zoft.reporting.runs import Run
 
@@ -12,7 +11,7 @@ def train_again(run: Run) -> str | None:
     """Return the command that repeats a run; None if its settings are not known, or chance in it was secret."""
     if run.settings is None or run.private:
         return None
-    folder = _folder(run)
+    folder = run.folder
     processes = int((run.measured or {}).get("processes", 1))
     command = ["zoft-train"]
     if processes > 1:
@@ -20,15 +19,14 @@ def train_again(run: Run) -> str | None:
     return shlex.join([*command, "--config", f"{folder}/resolved_config.yaml", "--output_dir", f"{folder}-again"])
 
 
-def replay(run: Run) -> str:
-    """Return what rebuilds a run's weights from those it started from: a command or, without settings, Python."""
+def replay(run: Run) -> str | None:
+    """Return what rebuilds a run's weights from those it started from: a command or, without settings, Python.
+
+    None without a log.
+    """
+    if run.log is None:
+        return None
     if run.settings is None:
         return f"import zoft; zoft.replay(model, {str(run.log.path)!r})"
-    folder = _folder(run)
-    files = ["--config", f"{folder}/resolved_config.yaml", "--log", str(run.log.path)]
-    return shlex.join(["zoft-replay", *files, "--save_to", f"{folder}-replayed"])
-
-
-def _folder(run: Run) -> Path:
-    folder = run.log.path.parent
-    return folder if folder.name else folder.resolve()  # "." has no name that another could be made of
+    files = ["--config", f"{run.folder}/resolved_config.yaml", "--log", str(run.log.path)]
+    return shlex.join(["zoft-replay", *files, "--save_to", f"{run.folder}-replayed"])

@@ -39,8 +39,9 @@ def describe(run: Run) -> dict[str, Any]:
     Secrets for services, such as ``hub_token``, are left out.
     """
     settings = {name: value for name, value in (run.settings or {}).items() if not name.endswith("_token")}
-    header = run.log.header
-    return settings or {**header["config"], "weight_decays": header["weight_decays"]}
+    if settings or run.log is None:
+        return settings
+    return {**run.log.header["config"], "weight_decays": run.log.header["weight_decays"]}
 
 
 def _source(run: Run) -> str:

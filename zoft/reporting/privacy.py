@@ -29,11 +29,11 @@ Run = Mapping[str, Any]
 """What the section's data say of one private run: see :func:`describe`."""
 
 
-def privacy_section(runs: Mapping[str, ReplayLog]) -> Section:
+def privacy_section(runs: Mapping[str, ReplayLog | None]) -> Section:
     """Report on runs, private or not.
 
     Args:
-        runs: Their logs, by the names that the user gave them.
+        runs: Their logs, by the names that the user gave them; None for a run by gradients, which has none.
     """
     described = {name: describe(log) for name, log in runs.items()}
     private = {name: run for name, run in described.items() if run["private"]}
@@ -54,8 +54,10 @@ def privacy_section(runs: Mapping[str, ReplayLog]) -> Section:
     return Section("privacy", "\n\n".join(text), data, tuple(drawings) if private else ())
 
 
-def describe(log: ReplayLog) -> dict[str, Any]:
+def describe(log: ReplayLog | None) -> dict[str, Any]:
     """Return what a log says of its run's privacy, as plain JSON types."""
+    if log is None:
+        return {"private": False, "steps": None}
     if "privacy" not in log.header:
         return {"private": False, "steps": len(log.records)}
     plan = PrivacyPlan.from_dict(log.header["privacy"])
@@ -118,6 +120,8 @@ def _trajectory(plan: PrivacyPlan, shares: Sequence[float]) -> list[float]:
 
 def _run(name: str, run: Run) -> str:
     title = f"### `{name}`"
+    if run["steps"] is None:
+        return f"{title}\n\n**Not private.** It trained by gradients, and its weights are made of them."
     if not run["private"]:
         return (
             f"{title}\n\n**Not private.** Each of the {run['steps']} steps in the log holds an exact loss and exact "

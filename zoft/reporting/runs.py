@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ class Run:
     Attributes:
         name: How the user called it.
         label: Short, and no other run's in the report.
-        log: Its replay log.
-        log_sha256: The hash of the log's file.
+        folder: Where its files are.
+        log: Its replay log; None if it trained by gradients, and so has none.
+        steps: How many it took.
+        log_sha256: The hash of the log's file, "" without one.
         logged: What its Trainer logged, in order; of a private run, use :attr:`history`.
         measured: The content of ``metrics.json``; of a private run, use :attr:`scores`.
         settings: The content of ``resolved_config.yaml``.
@@ -39,7 +42,9 @@ class Run:
 
     name: str
     label: str
-    log: ReplayLog
+    folder: Path
+    log: ReplayLog | None
+    steps: int
     log_sha256: str = ""
     logged: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] | None = None
@@ -47,25 +52,30 @@ class Run:
     given_examples: Sequence[Mapping[str, str]] = ()
     notes: Sequence[str] = ()
 
+    @property
+    def records(self) -> Sequence[StepRecord]:
+        """The log's records of steps."""
+        return [] if self.log is None else self.log.records
+
     @cached_property
-    def method(self) -> Method:
-        """The method, with every choice made."""
-        return build_method(ZOConfig(**self.log.header["config"]))
+    def method(self) -> Method | None:
+        """The zeroth-order method, with every choice made; None without a log."""
+        return None if self.log is None else build_method(ZOConfig(**self.log.header["config"]))
 
     @property
-    def steps(self) -> int:
-        """Steps in the log."""
-        return len(self.log.records)
+    def promise(self) -> Mapping[str, Any] | None:
+        """The plan of a private run, as plain types; None if it is not private."""
+        return None if self.log is None else self.log.header.get("privacy")
 
     @property
     def private(self) -> bool:
         """Whether the run is differentially private."""
-        return "privacy" in self.log.header
+        return self.promise is not None
 
     @property
     def shows_scores(self) -> bool:
         """Whether held-out rows may be reported on."""
-        return not self.private or bool(self.log.header["privacy"]["config"]["dp_eval_is_public"])
+        return self.promise is None or bool(self.promise["config"]["dp_eval_is_public"])
 
     @property
     def history(self) -> list[Mapping[str, Any]]:
@@ -93,24 +103,31 @@ class Run:
     def slope_records(self) -> list[StepRecord]:
         """The steps that were taken along slopes: neither skipped, nor spent on measuring a clip threshold."""
         first = 0
-        if self.private:
+        if self.promise is not None:
             from zoft.privacy.plan import PrivacyPlan  # imports opacus, which takes seconds
 
-            first = PrivacyPlan.from_dict(self.log.header["privacy"]).measuring_steps
-        return [record for record in self.log.records[first:] if not record.skipped]
+            first = PrivacyPlan.from_dict(self.promise).measuring_steps
+        return [record for record in self.records[first:] if not record.skipped]
 
     @cached_property
     def slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """Each projected gradient with its step's number from 1: (steps, slopes), both of shape [n]."""
-        estimator = self.method.estimator
-        pairs = [(r.step + 1, slope) for r in self.slope_records for slope in estimator.projected_grads(r.scalars)]
+        pairs: list[tuple[int, float]] = []
+        if self.method is not None:
+            slopes_of = self.method.estimator.projected_grads
+            pairs = [(r.step + 1, slope) for r in self.slope_records for slope in slopes_of(r.scalars)]
         steps, slopes = np.array(pairs, dtype=float).reshape(-1, 2).T
         return steps, slopes
 
     @cached_property
     def losses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each finite training loss with its step's number from 1: (steps, losses). A private run's log has none."""
-        pairs = [(record.step + 1, record.loss) for record in self.log.records if math.isfinite(record.loss)]
+        """Each finite training loss with its step's number from 1: (steps, losses). Of a private run there is none.
+
+        Without a log, those that the Trainer logged, each a mean over some steps.
+        """
+        pairs = [(record.step + 1, record.loss) for record in self.records if math.isfinite(record.loss)]
+        if self.log is None:
+            pairs = self.points("loss")
         steps, losses = np.array([] if self.private else pairs, dtype=float).reshape(-1, 2).T
         return steps, losses
 
@@ -119,7 +136,7 @@ class Run:
         """Forwards that the run has cost, of micro-batches, on each process; None if the log alone does not tell."""
         if self.measured is not None and "forwards" in self.measured:
             return int(self.measured["forwards"])
-        if self.settings is None or self.method.config.zo_lr == "auto":
+        if self.settings is None or self.method is None or self.method.config.zo_lr == "auto":
             return None
         micro_batches = int(self.settings.get("gradient_accumulation_steps", 1))
         return self.steps * self.method.estimator.forwards * micro_batches

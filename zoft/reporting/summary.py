@@ -26,23 +26,23 @@ def summary_section(runs: Sequence[Run]) -> Section:
 
 def describe(run: Run) -> dict[str, Any]:
     """Return a run's facts and figures as plain JSON types; None where they are not known."""
-    config, measured, settings = run.method.config, run.measured or {}, run.settings or {}
+    measured, settings = run.measured or {}, run.settings or {}
+    config = None if run.method is None else run.method.config
     return {
         "label": run.label,
         "finished": run.measured is not None,
         "private": run.private,
-        "method": config.method,
-        "num_queries": config.num_queries,
-        "zo_eps": config.zo_eps,
-        "seed": config.seed,
+        "method": settings.get("zo_method") if config is None else config.method,
+        "num_queries": None if config is None else config.num_queries,
+        "zo_eps": None if config is None else config.zo_eps,
         "model": settings.get("model_name_or_path"),
-        "data": settings.get("dataset") or settings.get("train_file"),
+        "data": settings.get("dataset") or settings.get("train_file") or settings.get("task"),
         "steps": run.steps,
         "planned_steps": run.planned_steps,
         "forwards": run.forwards,
         "trained_parameters": measured.get("trained_parameters"),
         "scores": {name: dict(scores) for name, scores in run.scores.items()},
-        "log": {"path": str(run.log.path), "bytes": run.log.path.stat().st_size, "sha256": run.log_sha256},
+        "log": _log(run),
         "train_again": commands.train_again(run),
         "replay": commands.replay(run),
         "notes": list(run.notes),
@@ -67,7 +67,7 @@ def _rows(runs: Sequence[Run]) -> list[list[str]]:
         row("forwards", lambda facts: _count(facts["forwards"])),
         row("trained parameters", lambda facts: _count(facts["trained_parameters"])),
         *(row(_HEADINGS.get(name, f"held-out {_words(name)}"), _score(name)) for name in scores),
-        row("replay log", lambda facts: f"{_count(facts['log']['bytes'])} bytes"),
+        row("replay log", lambda facts: facts["log"] and f"{_count(facts['log']['bytes'])} bytes"),
     ]
     return [["", *(plain(run.label) for run in runs)], *(cells for cells in rows if any(cells[1:]))]
 
@@ -80,15 +80,25 @@ def _again(run: Run) -> list[str]:
         parts += ["To repeat the run:", verbatim(again, "sh")]
     elif run.private:
         parts.append("A private run cannot be repeated: nobody knows its noise and its batches.")
-    parts += [
-        "To rebuild its weights, bit for bit, from those that it started from:",
-        verbatim(commands.replay(run), "sh" if run.settings is not None else "python"),
-        f"The replay log's SHA-256 is `{run.log_sha256}`.",
-    ]
+    replay = commands.replay(run)
+    if replay is not None:
+        parts += [
+            "To rebuild its weights, bit for bit, from those that it started from:",
+            verbatim(replay, "sh" if run.settings is not None else "python"),
+            f"The replay log's SHA-256 is `{run.log_sha256}`.",
+        ]
     return parts
 
 
-def _method(facts: dict[str, Any]) -> str:
+def _log(run: Run) -> dict[str, Any] | None:
+    if run.log is None:
+        return None
+    return {"path": str(run.log.path), "bytes": run.log.path.stat().st_size, "sha256": run.log_sha256}
+
+
+def _method(facts: dict[str, Any]) -> str | None:
+    if facts["num_queries"] is None:
+        return f"{plain(facts['method'])}, by gradients" if facts["method"] else None
     queries = "1 query" if facts["num_queries"] == 1 else f"{facts['num_queries']} queries"
     return f"{plain(facts['method'])}, {queries} a step{', private' if facts['private'] else ''}"
 

@@ -9,43 +9,29 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from zoft.errors import ConfigError, DataError, ZoftWarning, did_you_mean
+from zoft.errors import ConfigError, DataError, ZoftWarning
 from zoft.tasks.files import Row, is_local_file, load_hub, load_rows
+from zoft.tasks.rows import Columns
 
-__all__ = ["Columns", "Splits", "label_key", "load_splits", "permute_labels"]
+__all__ = ["Prepare", "Splits", "load_splits", "permute_labels"]
 
-
-def label_key(value: object) -> str:
-    """Return the text by which two spellings of one label are recognised as the same.
-
-    ``1``, ``1.0`` and ``"1"`` are one label, and so are ``True`` and ``"true"``; ``True`` and ``1`` are two.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    return text.lower() if text.lower() in ("true", "false") else text
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a task reads of a row: its text columns, its label column, and the labels that may occur there."""
-
-    text: tuple[str, ...]
-    label: str
-    labels: tuple[str, ...]  # as `label_key` writes them, in the order of the label words
+Prepare = Callable[[Row], Row]
+"""Makes the columns that a task reads out of those that a data set has."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The two lists of rows; no text of ``train`` occurs in ``evaluation``."""
+    """Rows to train on, to choose the best checkpoint by (there may be none), and to measure on.
+
+    No text of ``train`` occurs in ``dev`` or ``evaluation``.
+    """
 
     train: list[Row]
     evaluation: list[Row]
+    dev: list[Row] = field(default_factory=list)
 
 
 def load_splits(
@@ -55,10 +41,14 @@ def load_splits(
     dataset_config_name: str | None = None,
     train_file: str | None = None,
     eval_file: str | None = None,
+    eval_split: str | None = None,
+    prepare: Prepare | None = None,
     seed: int = 0,
     eval_fraction: float = 0.1,
     max_train_samples: int | None = None,
+    max_dev_samples: int | None = None,
     max_eval_samples: int | None = None,
+    num_shots: int | None = None,
     drop_shared_texts: bool = True,
 ) -> Splits:
     """Load, check, shuffle, split, deduplicate and truncate, in this order.
@@ -66,6 +56,7 @@ def load_splits(
     The evaluation rows come from ``eval_file``, else from the data set's own validation (or test) split on
     the Hub, else from a share ``eval_fraction`` of the shuffled rows. Training rows whose text (ignoring
     case and whitespace) also occurs among the evaluation rows are dropped, and their count is printed.
+    Development rows are taken from the training rows, and share no text with those that remain.
 
     Args:
         columns: What the task reads; every row is checked against it.
@@ -74,10 +65,15 @@ def load_splits(
         dataset_config_name: The Hub data set's configuration, e.g. ``rte`` of ``super_glue``.
         train_file: A local file with the training rows.
         eval_file: A local file with the evaluation rows.
+        eval_split: The Hub data set's split with the evaluation rows; default: ``validation``, else ``test``.
+        prepare: Makes the columns that the task reads; default: they are the data's own.
         seed: Decides the order and the split.
         eval_fraction: Share of the rows held out where no other evaluation rows exist.
         max_train_samples: Keep this many training rows.
+        max_dev_samples: Take this many of the training rows away for choosing the best checkpoint; default: none.
         max_eval_samples: Keep this many evaluation rows.
+        num_shots: Keep this many training rows of each class, and as many development rows (Gao et al. 2021,
+            arXiv 2012.15723); in place of max_train_samples and max_dev_samples.
         drop_shared_texts: False keeps training rows that also occur among the evaluation rows: which rows are trained
             on then does not depend on what private evaluation rows say.
 
@@ -90,31 +86,64 @@ def load_splits(
         raise ConfigError(f"give either dataset or train_file, got dataset={dataset!r} and train_file={train_file!r}")
     if not 0.0 < eval_fraction < 1.0:
         raise ConfigError(f"eval_fraction must lie between 0 and 1, got {eval_fraction}")
-    for name, limit in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
+    limits = {"max_train_samples": max_train_samples, "max_dev_samples": max_dev_samples}
+    for name, limit in {**limits, "max_eval_samples": max_eval_samples, "num_shots": num_shots}.items():
         if limit is not None and limit < 1:
             raise ConfigError(f"{name} must be at least 1, got {limit}")
+    if num_shots is not None:
+        if given := [name for name, limit in limits.items() if limit is not None]:
+            raise ConfigError(f"num_shots says how many training and development rows to keep; leave {given[0]} out")
+        if columns.label is None:
+            raise ConfigError("num_shots is a number of rows of each class, and this task has no classes")
 
-    train, evaluation = _load(dataset or train_file or "", dataset_config_name)
+    source = dataset or train_file or ""
+    train, evaluation = _load(source, dataset_config_name, eval_split)
     if eval_file is not None:
         evaluation = load_rows(eval_file)
-    source = dataset or train_file
-    _check(train, columns, f"{source}")
+    train = _checked(train, columns, prepare, source)
     random.Random(f"{seed}/train").shuffle(train)
     if evaluation is None:
         held_out = max(1, round(eval_fraction * len(train)))
         evaluation, train = train[:held_out], train[held_out:]
     else:
-        _check(evaluation, columns, eval_file or f"{source} (evaluation split)")
+        evaluation = _checked(evaluation, columns, prepare, eval_file or f"{source} (evaluation split)")
         random.Random(f"{seed}/evaluation").shuffle(evaluation)
 
     if drop_shared_texts:
-        train = _without_shared_texts(train, evaluation, columns.text)
+        train = _without_shared_texts(train, evaluation, columns.text, "evaluation")
+    dev: list[Row] = []
+    if num_shots is not None:
+        train, dev = _few_shots(train, columns, num_shots, source)
+    elif max_dev_samples is not None:
+        dev, train = train[:max_dev_samples], train[max_dev_samples:]
+        if drop_shared_texts:
+            train = _without_shared_texts(train, dev, columns.text, "development")
     train = train[:max_train_samples]
     evaluation = evaluation[:max_eval_samples]
     if not train:
-        raise DataError(f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation")
+        raise DataError(
+            f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation and {len(dev)} "
+            "for choosing the checkpoint"
+        )
     _warn_of_absent_labels(train, columns)
-    return Splits(train=train, evaluation=evaluation)
+    return Splits(train=train, evaluation=evaluation, dev=dev)
+
+
+def _few_shots(rows: Sequence[Row], columns: Columns, num_shots: int, source: str) -> tuple[list[Row], list[Row]]:
+    """Take ``num_shots`` rows of each class for training, and the next as many, of other texts, for development."""
+    train: list[Row] = []
+    dev: list[Row] = []
+    for label in columns.labels:
+        unique = {_normalised(row, columns.text): row for row in rows if columns.class_of(row) == label}
+        of_class = list(unique.values())
+        if len(of_class) < 2 * num_shots:
+            raise DataError(
+                f"{source}: num_shots {num_shots} needs {2 * num_shots} different training rows of each class (half of "
+                f"them for choosing the checkpoint), but the label {label} has {len(of_class)}"
+            )
+        train += of_class[:num_shots]
+        dev += of_class[num_shots : 2 * num_shots]
+    return train, dev
 
 
 def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
@@ -135,53 +164,49 @@ def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
         random.Random(f"{seed}/labels/{name}").shuffle(labels)
         return [{**row, label_column: label} for row, label in zip(rows, labels, strict=True)]
 
-    return Splits(train=permuted(splits.train, "train"), evaluation=permuted(splits.evaluation, "evaluation"))
+    return Splits(
+        train=permuted(splits.train, "train"),
+        evaluation=permuted(splits.evaluation, "evaluation"),
+        dev=permuted(splits.dev, "dev"),
+    )
 
 
-def _load(source: str, config_name: str | None) -> tuple[list[Row], list[Row] | None]:
+def _load(source: str, config_name: str | None, eval_split: str | None) -> tuple[list[Row], list[Row] | None]:
     if source.startswith("packaged:") or is_local_file(source):
         return load_rows(source), None
-    return load_hub(source, config_name)
+    return load_hub(source, config_name, eval_split)
 
 
-def _check(rows: Sequence[Row], columns: Columns, source: str) -> None:
-    """Check every row before the order is lost, so that messages can name the row."""
-    needed = (*columns.text, columns.label)
+def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None, source: str) -> list[Row]:
+    """Prepare and check every row before the order is lost, so that messages can name the row."""
+    checked: list[Row] = []
     for number, row in enumerate(rows, start=1):
-        for name in needed:
-            if name not in row:
-                raise DataError(
-                    f"{source}: row {number} has no column {name!r}; found: {', '.join(map(repr, row))}."
-                    f"{did_you_mean(name, row)}"
-                )
-        for name in columns.text:
-            if not isinstance(row[name], (str, int, float)):
-                raise DataError(
-                    f"{source}: row {number}: column {name!r} must hold text or a number, "
-                    f"got {type(row[name]).__name__}"
-                )
-        if label_key(row[columns.label]) not in columns.labels:
-            raise DataError(
-                f"{source}: row {number}: column {columns.label!r} holds {row[columns.label]!r}, "
-                f"known labels are {', '.join(columns.labels)}. Set 'labels' to the data's values, "
-                "in the order of label_words"
-            )
+        try:
+            made = row if prepare is None else prepare(row)
+            columns.check(made)
+        except KeyError as error:  # a column that `prepare` reads
+            found = ", ".join(map(repr, row))
+            raise DataError(f"{source}: row {number}: there is no column {error}; found: {found}") from None
+        except (TypeError, ValueError, AttributeError, IndexError) as error:  # DataError is a ValueError
+            raise DataError(f"{source}: row {number}: {error}") from None
+        checked.append(made)
+    return checked
 
 
 def _normalised(row: Row, text_columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(str(row[name]).split()).casefold() for name in text_columns)
 
 
-def _without_shared_texts(train: list[Row], evaluation: list[Row], text_columns: Sequence[str]) -> list[Row]:
-    seen = {_normalised(row, text_columns) for row in evaluation}
+def _without_shared_texts(train: list[Row], others: list[Row], text_columns: Sequence[str], kind: str) -> list[Row]:
+    seen = {_normalised(row, text_columns) for row in others}
     kept = [row for row in train if _normalised(row, text_columns) not in seen]
     if dropped := len(train) - len(kept):
-        print(f"dropped {dropped} training rows whose text is also among the evaluation rows", file=sys.stderr)
+        print(f"dropped {dropped} training rows whose text is also among the {kind} rows", file=sys.stderr)
     return kept
 
 
 def _warn_of_absent_labels(train: Sequence[Row], columns: Columns) -> None:
-    counts = Counter(label_key(row[columns.label]) for row in train)
+    counts = Counter(columns.class_of(row) for row in train)
     absent = [label for label in columns.labels if not counts[label]]
     if absent:
         warnings.warn(

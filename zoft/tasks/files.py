@@ -55,11 +55,18 @@ def is_local_file(source: str) -> bool:
     return path.suffix.lower() in _READERS or path.exists()
 
 
-def load_hub(name: str, config_name: str | None = None) -> tuple[list[Row], list[Row] | None]:
+def load_hub(
+    name: str, config_name: str | None = None, eval_split: str | None = None
+) -> tuple[list[Row], list[Row] | None]:
     """Return the training rows of a data set on the Hub, and its evaluation rows if it has a split for them.
 
+    Args:
+        name: The data set.
+        config_name: Its configuration.
+        eval_split: The split with the evaluation rows; default: ``validation``, else ``test``.
+
     Raises:
-        DataError: The data set cannot be loaded, or has no split called ``train``.
+        DataError: The data set cannot be loaded, or has no such split, or none called ``train``.
     """
     import datasets  # a slow import that local files do not need
 
@@ -70,9 +77,10 @@ def load_hub(name: str, config_name: str | None = None) -> tuple[list[Row], list
             f"the data set {name!r} could not be loaded from the Hub: {error}\n"
             "Without network, name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
         ) from error
-    if "train" not in loaded:
-        raise DataError(f"the data set {name!r} has no split 'train'; found: {', '.join(map(str, loaded))}")
-    held_out = next((split for split in EVAL_SPLITS if split in loaded), None)
+    for split in ("train", *([] if eval_split is None else [eval_split])):
+        if split not in loaded:
+            raise DataError(f"the data set {name!r} has no split {split!r}; found: {', '.join(map(str, loaded))}")
+    held_out = eval_split or next((split for split in EVAL_SPLITS if split in loaded), None)
     return loaded["train"].to_list(), loaded[held_out].to_list() if held_out else None
 
 

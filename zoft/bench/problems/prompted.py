@@ -15,7 +15,8 @@ from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_choice, check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.encoding import EncodedPrompts, PromptedCollator, PromptEncoder
-from zoft.tasks.prompted import PromptedTask, option_scores
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_scores
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from zoft.tasks.data import Columns, load_splits
+from zoft.tasks.data import load_splits
 from zoft.tasks.files import Row
+from zoft.tasks.rows import Columns
 
 SPLIT_SEED = 0
 EVALUATION_SHARE = 0.2  # of the training data set, for the dev and the test split

@@ -76,7 +76,7 @@ def make_plan(parsed: ParsedArguments) -> PrivacyPlan:
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.train import privacy_config, zo_config
+    from zoft.cli.approaches.zeroth_order import privacy_config, zo_config
     from zoft.method import build_method
     from zoft.privacy import PrivacyPlan
     from zoft.privacy.plan import steps_per_epoch

@@ -1,0 +1,139 @@
+"""Language models that are prompted: tasks of the library, of a file, or of a template in the recipe itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.config import ParsedArguments
+from zoft.cli.models import load_model_and_tokenizer, model_kind, planned_kind
+from zoft.errors import ConfigError
+from zoft.problems.problem import Problem
+from zoft.problems.prompted import prompted_problem
+from zoft.tasks.custom import read_task
+from zoft.tasks.data import Splits, load_splits, permute_labels
+from zoft.tasks.encoding import PromptEncoder
+from zoft.tasks.library import task_spec
+from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.spec import TaskSpec
+from zoft.tasks.task import ModelKind, Task
+
+INLINE = ("template", "label_words", "labels", "label_column")
+
+
+def spec_of(data: DataArguments) -> TaskSpec:
+    """Return the task of a recipe: ``task``, or the template in the recipe itself.
+
+    Raises:
+        ConfigError: Neither is given, or both are, or they cannot be used.
+    """
+    if data.task is not None:
+        defaults = DataArguments()
+        if given := [name for name in INLINE if getattr(data, name) != getattr(defaults, name)]:
+            raise ConfigError(f"{given[0]} belongs to a task of your own, and task {data.task!r} brings its own")
+        is_file = Path(data.task).suffix.lower() in (".yaml", ".yml")
+        return read_task(data.task) if is_file else task_spec(data.task)
+    if data.template is None or not data.label_words:
+        raise ConfigError(
+            'a recipe needs a task (--task sst2), or a template and label_words, for example --template "{text}\\n'
+            'Overall, the movie was" --label_words terrible great'
+        )
+    return TaskSpec(PromptedTask(data.template, tuple(data.label_words), _labels(data), data.label_column))
+
+
+def load(parsed: ParsedArguments) -> tuple[Any, Any]:
+    """Load model and tokenizer on the training device."""
+    model_arguments = parsed.get(ModelArguments)
+    task = spec_of(parsed.get(DataArguments)).task
+    args = parsed.get(TrainingArguments)
+    model, tokenizer = load_model_and_tokenizer(
+        model_arguments, planned_kind(model_arguments, task), adapter=parsed.get(AdapterArguments), seed=args.seed
+    )
+    # A quantised model is quantised where it is to stay, and a device map says where that is.
+    settled = model_arguments.is_quantised or model_arguments.device_map is not None
+    return model if settled else model.to(args.device), tokenizer
+
+
+def build(parsed: ParsedArguments, model: Any, tokenizer: Any) -> Problem:
+    """Load, split and encode the recipe's rows."""
+    data, privacy = parsed.get(DataArguments), parsed.get(PrivacyArguments)
+    if privacy.is_private and data.shuffle_labels:
+        raise ConfigError(
+            "shuffle_labels gives rows each other's labels, so that one row more would change others; a private run "
+            "protects single rows. Leave one of them out"
+        )
+    spec = spec_of(data)
+    kind = model_kind(model, spec.task)
+    encoder = PromptEncoder(
+        task_for(kind, spec.task),
+        tokenizer,
+        data.max_length,
+        reserved=parsed.get(AdapterArguments).virtual_tokens,
+        kind=kind,
+    )
+    splits = load_rows_of(parsed, spec)
+    if not data.shuffle_labels:
+        return prompted_problem(encoder, splits)
+    label = spec.task.columns.label
+    if label is None:
+        raise ConfigError("shuffle_labels permutes labels, and this task has none; leave it out")
+    return prompted_problem(encoder, permute_labels(splits, label, _data_seed(parsed)), splits)
+
+
+def task_for(kind: ModelKind, task: Task) -> Task:
+    """Return the task as a model of this kind reads it: with a mask, for a masked one, where it has none.
+
+    Raises:
+        ConfigError: A masked language model cannot do it.
+    """
+    if kind != "masked":
+        return task
+    if not isinstance(task, PromptedTask):
+        raise ConfigError(
+            "a masked language model predicts one token, and the options of this task have several words; use a "
+            "causal model, or one with an encoder and a decoder"
+        )
+    return task.with_mask()
+
+
+def load_rows_of(parsed: ParsedArguments, spec: TaskSpec) -> Splits:
+    """Load and split a recipe's rows, from where the recipe says or else the task."""
+    data, privacy = parsed.get(DataArguments), parsed.get(PrivacyArguments)
+    own = data.dataset is not None or data.train_file is not None
+    if not own and spec.dataset is None:
+        raise ConfigError("a recipe needs rows: give dataset or train_file")
+    sizes = {
+        name: getattr(data, name) if getattr(data, name) is not None else getattr(spec, name)
+        for name in ("max_train_samples", "max_dev_samples", "max_eval_samples")
+    }
+    if data.num_shots is not None:
+        sizes = {"max_eval_samples": sizes["max_eval_samples"]} | {
+            name: getattr(data, name) for name in ("max_train_samples", "max_dev_samples")
+        }
+    return load_splits(
+        spec.task.columns,
+        dataset=data.dataset if own else spec.dataset,
+        dataset_config_name=data.dataset_config_name if own else spec.dataset_config_name,
+        train_file=data.train_file,
+        eval_file=data.eval_file,
+        eval_split=None if own else spec.eval_split,
+        prepare=spec.prepare,
+        eval_fraction=data.eval_fraction,
+        seed=_data_seed(parsed),
+        num_shots=data.num_shots,
+        # Not among private rows that nothing is measured on: one of them would decide about many training rows.
+        drop_shared_texts=not privacy.is_private or privacy.dp_eval_is_public,
+        **sizes,
+    )
+
+
+def _data_seed(parsed: ParsedArguments) -> int:
+    args = parsed.get(TrainingArguments)
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def _labels(data: DataArguments) -> tuple[str | int | bool, ...] | None:
+    return None if data.labels is None else tuple(data.labels)

@@ -1,0 +1,94 @@
+"""Held-out scores of a model that chooses among options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoft.errors import NonFiniteLossError
+from zoft.evaluation.batches import over_batches
+from zoft.evaluation.metrics import metric
+from zoft.evaluation.predictions import Evaluation, Prediction
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+from zoft.tasks.scoring import option_scores
+
+__all__ = ["evaluate_options"]
+
+
+def evaluate_options(
+    model: nn.Module,
+    dataset: EncodedPrompts,
+    encoder: PromptEncoder,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Let a model choose once for every example; see `zoft.evaluation.batches.over_batches`.
+
+    The scores are ``accuracy``, the task's own metric, ``loss`` (mean cross-entropy over the options, in nats) and
+    ``n``. Where all examples have the same options also ``majority_share``, the accuracy of always saying the
+    commonest, and ``class_accuracy``, one share a class, None for a class without examples: a model that always says
+    one word shows here.
+
+    Args:
+        model: The language model.
+        dataset: What ``encoder`` made of the rows.
+        encoder: The task, made ready for the model.
+        batch_size: Examples in a batch.
+        device: Where the batches go; default: where the model's first parameter lies.
+
+    Raises:
+        DataError: The data set is empty.
+        NonFiniteLossError: The model's scores are not finite.
+    """
+    task = encoder.task
+
+    def scores_of(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
+        return list(option_scores(model, batch).float().cpu())
+
+    found = over_batches(model, dataset, encoder.collator(), scores_of, batch_size=batch_size, device=device)
+    losses = [
+        nn.functional.cross_entropy(of_options.unsqueeze(0), torch.tensor([example["label"]])).item()
+        for of_options, example in zip(found, dataset.examples, strict=True)
+    ]
+    loss = math.fsum(losses) / len(losses)
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the evaluation loss is {loss} over {len(losses)} examples: the model's outputs are not finite. "
+            "Lower the learning rate, or load the model in float32"
+        )
+    predictions = []
+    for row, of_options, of_example in zip(dataset.rows, found, losses, strict=True):
+        options = task.label_words or task.options(row)
+        right, chosen = task.right(row), int(of_options.argmax())
+        predictions.append(
+            Prediction(
+                expected=tuple(options[index].strip() for index in right),
+                predicted=options[chosen].strip(),
+                right=right,
+                chosen=chosen,
+                loss=of_example,
+            )
+        )
+    scores: dict[str, Any] = {
+        "accuracy": metric("accuracy").of(predictions),
+        task.metric: metric(task.metric).of(predictions),
+        "loss": loss,
+        "n": len(predictions),
+    }
+    if task.label_words is not None:
+        scores |= _of_classes(predictions, len(task.label_words))
+    return Evaluation(scores, predictions)
+
+
+def _of_classes(predictions: Sequence[Prediction], classes: int) -> dict[str, Any]:
+    counts = [sum(one.right[0] == label for one in predictions) for label in range(classes)]
+    hits = [sum(one.right[0] == one.chosen == label for one in predictions) for label in range(classes)]
+    return {
+        "majority_share": max(counts) / len(predictions),
+        "class_accuracy": [hit / count if count else None for hit, count in zip(hits, counts, strict=True)],
+    }

@@ -1,0 +1,66 @@
+"""What training and evaluation need to know of whatever is fine-tuned for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zoft.evaluation.batches import EncodedDataset
+from zoft.evaluation.predictions import Evaluation
+
+__all__ = ["Evaluate", "Losses", "Problem"]
+
+Losses = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+"""From a model and a batch of B examples to the loss of each, [B], or to one number for all of them, []."""
+
+
+class Evaluate(Protocol):
+    """Measures a model on encoded examples."""
+
+    def __call__(
+        self, model: nn.Module, dataset: Any, *, batch_size: int, device: torch.device | str | None = None
+    ) -> Evaluation:
+        """Return the scores, and what the model said of each example."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task made ready for one model, with its rows.
+
+    Attributes:
+        train: Encoded examples to train on.
+        dev: Those by which a checkpoint is chosen, if there are any.
+        evaluation: Those to measure on, before and after.
+        collator: Makes a batch of a list of examples; every tensor's first dimension is the number of examples.
+        losses: What training minimises.
+        evaluate: What is measured.
+        metric: The score by which results are told; one of those that ``evaluate`` returns.
+        show: Returns an example of ``evaluation`` as a person reads it, given its place.
+        notes: What to say of the encoded rows before training, a line each.
+        true_evaluation: In a control run, whose labels are shuffled: ``evaluation`` with the true ones.
+    """
+
+    train: EncodedDataset
+    evaluation: EncodedDataset
+    collator: Callable[[Sequence[Any]], Mapping[str, Tensor]]
+    losses: Losses
+    evaluate: Evaluate
+    metric: str
+    show: Callable[[int], str]
+    dev: EncodedDataset | None = None
+    notes: tuple[str, ...] = ()
+    true_evaluation: EncodedDataset | None = None
+
+    def for_trainer(self) -> dict[str, Any]:
+        """Return what `zoft.hf.tasks.ProblemTrainer` is made of. It measures on ``dev``, if there is such."""
+        return {
+            "losses": self.losses,
+            "evaluate": self.evaluate,
+            "train_dataset": self.train,
+            "eval_dataset": self.evaluation if self.dev is None else self.dev,
+            "data_collator": self.collator,
+        }

@@ -1,0 +1,68 @@
+"""What a task reads of a row, and how a row is refused that does not hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zoft.errors import DataError, did_you_mean
+
+__all__ = ["Columns", "label_key"]
+
+
+def label_key(value: object) -> str:
+    """Return the text by which two spellings of one label are recognised as the same.
+
+    ``1``, ``1.0`` and ``"1"`` are one label, and so are ``True`` and ``"true"``; ``True`` and ``1`` are two.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value).strip()
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a task reads of a row.
+
+    Attributes:
+        text: Columns that hold a text or a number each.
+        label: The column that holds the label, if there is one.
+        labels: The labels that may occur there, as `label_key` writes them, in the order of the label words.
+        lists: Columns that hold a list of at least one text each.
+    """
+
+    text: tuple[str, ...]
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row that does not hold what is read of it.
+
+        Raises:
+            DataError: The message says what is wrong, and leaves it to the caller to say with which row.
+        """
+        for name in (*self.text, *self.lists, *([] if self.label is None else [self.label])):
+            if name not in row:
+                found = ", ".join(map(repr, row))
+                raise DataError(f"there is no column {name!r}; found: {found}.{did_you_mean(name, row)}")
+        for name in self.text:
+            if not isinstance(row[name], (str, int, float)):
+                raise DataError(f"column {name!r} must hold text or a number, got {type(row[name]).__name__}")
+        for name in self.lists:
+            value = row[name]
+            if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+                raise DataError(f"column {name!r} must hold a list of at least one text, got {value!r:.80}")
+        if self.label is not None and label_key(row[self.label]) not in self.labels:
+            raise DataError(
+                f"column {self.label!r} holds {row[self.label]!r}, known labels are {', '.join(self.labels)}. "
+                "Set 'labels' to the data's values, in the order of label_words"
+            )
+
+    def class_of(self, row: Mapping[str, Any]) -> str | None:
+        """Return a row's label as `label_key` writes it; None where a task has no classes."""
+        return None if self.label is None else label_key(row[self.label])
