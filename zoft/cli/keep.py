@@ -22,11 +22,12 @@ def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str,
         parsed: The run's settings.
         metrics: What ``metrics.json`` holds.
     """
-    from zoft.hf.model_card import CardFacts, ModelCards
+    from zoft.hf.model_card import CardFacts
+    from zoft.hf.tasks import TaskTrainer
 
     model, data = parsed.get(ModelArguments), parsed.get(DataArguments)
-    # Without, it trained by gradients, which Trainer's own cards describe.
-    with_card = trainer if isinstance(trainer, ModelCards) else None
+    # Other trainers train by gradients, which Trainer's own cards describe.
+    with_card = trainer if isinstance(trainer, TaskTrainer) else None
     if with_card is not None:
         scores = {name: metrics[name] for name in ("before", "after") if name in metrics}
         with_card.zo_card = CardFacts(
