@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
+from zoft.cli.keep import keep
 from zoft.errors import ConfigError, ZoftWarning
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
@@ -112,8 +113,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         _write_json(output_dir / "metrics.json", metrics)
         if approach.evaluates:
             _write_json(output_dir / "examples.json", examples(problem, results["before"], results["after"]))
-    if options.save_model:
-        trainer.save_model(str(output_dir))
+    keep(trainer, parsed, metrics)
     took = "" if approach.is_private else f" in {seconds:.0f} s"  # of a private run, it tells how many examples it saw
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards){took}")
     if best is not None:
