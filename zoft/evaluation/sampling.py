@@ -24,17 +24,18 @@ class SharedNoise(LogitsProcessor):
     Args:
         temperature: What the logits are divided by, > 0.
         key: What the noise is a function of, besides the prompt's number and the place in what is written.
-        rows: The prompts' numbers, one for each row.
-        start: The length of the model's input where writing begins, in tokens.
+        rows: The prompts' numbers, one for each row of the batch that is written to, once.
     """
 
-    def __init__(self, temperature: float, key: str, rows: Sequence[int], start: int) -> None:
-        self._temperature, self._key, self._rows, self._start = temperature, key, tuple(rows), start
+    def __init__(self, temperature: float, key: str, rows: Sequence[int]) -> None:
+        self._temperature, self._key, self._rows = temperature, key, tuple(rows)
+        self._place = 0  # in what is written: how many tokens came before
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores over the temperature, plus noise: [B, V]."""
-        place = input_ids.shape[1] - self._start
-        noise = [gumbel(f"{self._key}/{row}/{place}", scores.shape[1], scores.device) for row in self._rows]
+        keys = (f"{self._key}/{row}/{self._place}" for row in self._rows)
+        noise = [gumbel(key, scores.shape[1], scores.device) for key in keys]
+        self._place += 1
         return scores.float() / self._temperature + torch.stack(noise)
 
 
