@@ -59,7 +59,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     approach = approach_of(parsed)
-    family = family_of(parsed.get(DataArguments))
+    family = family_of(parsed)
     rows = family.read(parsed)  # before minutes are spent on loading a model
     model, processor = family.load(parsed)
     problem = family.build(parsed, rows, model, processor)

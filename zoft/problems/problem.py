@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from zoft.evaluation.batches import EncodedDataset
 from zoft.evaluation.predictions import Evaluation
@@ -43,6 +44,9 @@ class Problem:
         show: Returns an example of ``evaluation`` as a person reads it, given its place.
         data: What an inspection of the rows found; None where they are private, or are not inspected.
         true_evaluation: In a control run, whose labels are shuffled: ``evaluation`` with the true ones.
+        is_differentiable: Whether the losses have a gradient.
+        writes: Whether the model writes for a loss, which takes a forward pass a token.
+        callbacks: What follows the Trainer's state for the losses.
     """
 
     train: EncodedDataset
@@ -55,6 +59,9 @@ class Problem:
     dev: EncodedDataset | None = None
     data: DataReport | None = None
     true_evaluation: EncodedDataset | None = None
+    is_differentiable: bool = True
+    writes: bool = False
+    callbacks: tuple[TrainerCallback, ...] = ()
 
     def for_trainer(self) -> dict[str, Any]:
         """Return what `zoft.hf.tasks.ProblemTrainer` is made of. It measures on ``dev``, if there is such."""
@@ -64,4 +71,5 @@ class Problem:
             "train_dataset": self.train,
             "eval_dataset": self.evaluation if self.dev is None else self.dev,
             "data_collator": self.collator,
+            "callbacks": list(self.callbacks),
         }

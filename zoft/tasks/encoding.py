@@ -3,8 +3,8 @@
 Shapes: B examples, O options, L tokens, T the longest option's tokens. Where every option is one token, a batch holds
 ``input_ids [B, L]``, ``option_ids [B, O]`` and ``option_positions [B, 1]``; otherwise each option is a row of its own:
 ``input_ids [B, O, L]``, ``option_ids [B, O, T]`` and ``option_positions [B, O, T]``. A model with an encoder reads the
-prompt once, ``input_ids [B, L]``, and its decoder ``option_ids [B, O, T]``. Every tensor's first dimension is B, so
-that anyone can cut a batch up.
+prompt once, ``input_ids [B, L]``, and its decoder ``option_ids [B, O, T]``. Where a task has no options, a batch holds
+the prompts, ``input_ids [B, L]``. Every tensor's first dimension is B, so that anyone can cut a batch up.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from zoft.tasks.template import MASK, Parts
 __all__ = ["EncodedPrompts", "Example", "PromptEncoder", "PromptedCollator"]
 
 UNLIMITED = 1_000_000  # tokenizers that know no limit report a huge number
+NO_OPTION = -1  # is right where there are no options
 TAIL = 200  # characters of a prompt from which it is known how what follows is tokenised
 
 Tokens = tuple[int, ...]
@@ -85,11 +86,13 @@ class PromptedCollator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return the batch; see the module's docstring for its tensors."""
         options = [example["options"] for example in examples]
-        count, longest = max(map(len, options)), max(len(option) for row in options for option in row)
         facts = {
             "labels": torch.tensor([example["label"] for example in examples]),
             "row": torch.tensor([example["row"] for example in examples]),
         }
+        if not any(options):  # there are prompts alone
+            return {**self._pad([example["input_ids"] for example in examples]), **facts}
+        count, longest = max(map(len, options)), max(len(option) for row in options for option in row)
         # A lone option's probability counts, not only its share among others: it needs the vocabulary's normaliser.
         if self.kind != "seq2seq" and longest == 1 and count > 1:
             return {**self._one_token_options(examples, count), **facts}
@@ -210,8 +213,9 @@ class PromptEncoder:
         examples: list[Example] = []
         lengths = list(map(len, encoded))
         for index, (row, parts, ids) in enumerate(zip(rows, prompts, encoded, strict=True)):
-            options, label = self._options_of(row, parts), self.task.right(row)[0]
-            if training and self.task.trains_on == "answer":
+            options = self._options_of(row, parts)
+            label = self.task.right(row)[0] if options else NO_OPTION
+            if options and training and self.task.trains_on == "answer":
                 options, label = (options[label],), 0
             budget = self._budget(options)
             if len(ids) > budget:
@@ -227,7 +231,7 @@ class PromptEncoder:
 
     def _budget(self, options: tuple[Tokens, ...]) -> int:
         # The option's own tokens, but the last, follow a causal model's prompt.
-        return self.limit - (max(map(len, options)) - 1 if self.kind == "causal" else 0)
+        return self.limit - (max(map(len, options), default=1) - 1 if self.kind == "causal" else 0)
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         encoded: list[list[int]] = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
@@ -283,7 +287,8 @@ class PromptEncoder:
     def _options_of(self, row: Mapping[str, Any], parts: Parts) -> tuple[Tokens, ...]:
         if self.task.label_words is not None:
             return self._shared_options
-        return self._option_tokens(parts, self.task.options(row))
+        options = self.task.options(row)
+        return self._option_tokens(parts, options) if options else ()
 
     def _option_tokens(self, parts: Parts, options: tuple[str, ...]) -> tuple[Tokens, ...]:
         """Return the tokens that each option adds after the prompt, as the tokenizer splits the two together."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zoft.cli.arguments import DataArguments
+from zoft.cli.arguments import DataArguments, ObjectiveArguments
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Family", "family_of"]
 
 _BY_TASK: dict[str, str] = {}  # names of tasks that are no prompts
-_PROMPTED = "prompted"
+_PROMPTED, _REWARDED = "prompted", "rewarded"
 
 
 class Family(Protocol):
@@ -38,7 +38,8 @@ class Family(Protocol):
         """Encode the rows for the model, and look for what is wrong with them."""
 
 
-def family_of(data: DataArguments) -> Family:
+def family_of(parsed: ParsedArguments) -> Family:
     """Return the family of a recipe's task."""
-    name = _BY_TASK.get(data.task or "", _PROMPTED)
+    otherwise = _REWARDED if parsed.get(ObjectiveArguments).reward_funcs else _PROMPTED
+    name = _BY_TASK.get(parsed.get(DataArguments).task or "", otherwise)
     return cast("Family", import_module(f"{__name__}.{name}"))

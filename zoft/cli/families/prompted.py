@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, ObjectiveArguments, PrivacyArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.models import load_model_and_tokenizer, model_kind, planned_kind
 from zoft.errors import ConfigError
@@ -23,6 +24,7 @@ from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.spec import TaskSpec
 from zoft.tasks.task import ModelKind, Task
 
+CROSS_ENTROPY = "cross_entropy"
 INLINE = ("template", "label_words", "labels", "label_column")
 
 
@@ -73,10 +75,14 @@ def read(parsed: ParsedArguments) -> Splits:
 
 def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
-    model_arguments = parsed.get(ModelArguments)
-    task = spec_of(parsed.get(DataArguments)).task
+    task = _task(parsed)
     metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else
-    args = parsed.get(TrainingArguments)
+    return load_for(parsed, task)
+
+
+def load_for(parsed: ParsedArguments, task: Task) -> tuple[Any, Any]:
+    """Load the model as what the task's prompts are for, and its tokenizer, on the training device."""
+    model_arguments, args = parsed.get(ModelArguments), parsed.get(TrainingArguments)
     model, tokenizer = load_model_and_tokenizer(
         model_arguments, planned_kind(model_arguments, task), adapter=parsed.get(AdapterArguments), seed=args.seed
     )
@@ -87,8 +93,14 @@ def load(parsed: ParsedArguments) -> tuple[Any, Any]:
 
 def build(parsed: ParsedArguments, splits: Splits, model: Any, tokenizer: Any) -> Problem:
     """Encode the recipe's rows for its model, and inspect them if they are not private."""
-    data = parsed.get(DataArguments)
-    task = spec_of(data).task
+    data, is_private = parsed.get(DataArguments), parsed.get(PrivacyArguments).is_private
+    task, objective = _task(parsed), parsed.get(ObjectiveArguments).objective
+    optimizes_metric = objective != CROSS_ENTROPY
+    if optimizes_metric and is_private and metric(objective).of_each is None:
+        raise ConfigError(
+            f"a private run adds up what single examples yield, and {objective} is a number of a whole batch; use "
+            "cross_entropy, or a metric that is a mean over examples, such as accuracy"
+        )
     kind = model_kind(model, task)
     encoder = PromptEncoder(
         task_for(kind, task),
@@ -99,8 +111,26 @@ def build(parsed: ParsedArguments, splits: Splits, model: Any, tokenizer: Any) -
     )
     label = task.columns.label
     if data.shuffle_labels and label is not None:
-        return prompted_problem(encoder, permute_labels(splits, label, _data_seed(parsed)), splits)
-    return prompted_problem(encoder, splits, inspect=not parsed.get(PrivacyArguments).is_private)
+        shuffled = permute_labels(splits, label, _data_seed(parsed))
+        return prompted_problem(encoder, shuffled, splits, optimizes_metric=optimizes_metric)
+    return prompted_problem(encoder, splits, inspect=not is_private, optimizes_metric=optimizes_metric)
+
+
+def _task(parsed: ParsedArguments) -> Task:
+    """Return the recipe's task; its score is what is optimised, if that is a score."""
+    task, objective = spec_of(parsed.get(DataArguments)).task, parsed.get(ObjectiveArguments).objective
+    return task if objective == CROSS_ENTROPY else with_metric(task, objective)
+
+
+def with_metric(task: Task, name: str) -> Task:
+    """Return a task whose score is another; it is trained on its options where it has some.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    metric(name)
+    changed = {"metric": name} if isinstance(task, AnswerTask) else {"metric": name, "trains_on": "options"}
+    return cast("Task", replace(cast("Any", task), **changed))  # every kind of task is a dataclass with these fields
 
 
 def task_for(kind: ModelKind, task: Task) -> Task:
