@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 from zoft.evaluation.answers import evaluate_answers
@@ -9,14 +10,29 @@ from zoft.evaluation.options import evaluate_options
 from zoft.problems.problem import Problem
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.data import Splits
-from zoft.tasks.encoding import PromptEncoder
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import answer_losses, option_losses
 from zoft.tasks.template import fill
 
-__all__ = ["prompted_problem"]
+__all__ = ["PromptedProblem", "prompted_problem"]
 
 
-def prompted_problem(encoder: PromptEncoder, splits: Splits, true_splits: Splits | None = None) -> Problem:
+@dataclass(frozen=True)
+class PromptedProblem(Problem):
+    """A problem whose prompts can be written in other ways, too.
+
+    Attributes:
+        train: Encoded examples to train on.
+        evaluation: Those to measure on.
+        encoder: The task, made ready for the model.
+    """
+
+    train: EncodedPrompts
+    evaluation: EncodedPrompts
+    encoder: PromptEncoder = field(kw_only=True)
+
+
+def prompted_problem(encoder: PromptEncoder, splits: Splits, true_splits: Splits | None = None) -> PromptedProblem:
     """Encode rows, and say how they are trained on and measured.
 
     Args:
@@ -27,7 +43,8 @@ def prompted_problem(encoder: PromptEncoder, splits: Splits, true_splits: Splits
     task = encoder.task
     train, evaluation = encoder.encode(splits.train, training=True), encoder.encode(splits.evaluation)
     evaluate = evaluate_answers if isinstance(task, AnswerTask) else evaluate_options
-    return Problem(
+    return PromptedProblem(
+        encoder=encoder,
         train=train,
         dev=encoder.encode(splits.dev) if splits.dev else None,
         evaluation=evaluation,
