@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.cli.keep import keep
+from zoft.cli.processes import leave_together
 from zoft.errors import ConfigError, ZoftWarning
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(PROG):
         try:
             run(parsed)
-            _leave_together()
+            leave_together()
         except KeyboardInterrupt:
             print(
                 f"\n{PROG}: interrupted. --resume goes on from the last step in the log, or from the last checkpoint."
@@ -52,6 +53,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     from zoft.cli.approaches import approach_of
     from zoft.cli.families import family_of
+    from zoft.evaluation.intervals import with_intervals
     from zoft.hf.tasks import OnceLogged
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
@@ -102,6 +104,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         results["after"] = evaluate(problem.evaluation)
         if problem.true_evaluation is not None:
             results["after_on_true_labels"] = evaluate(problem.true_evaluation)
+    results = {name: with_intervals(result, problem.metric) for name, result in results.items()}
     scores = {name: result.scores for name, result in results.items()}
     metrics = {**scores, **approach.summary(trainer)}
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
@@ -166,9 +169,13 @@ def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:
 
 
 def _told(problem: Problem, scores: dict[str, Any], between: str = ", ") -> str:
-    """Return the figures that results are told by."""
-    names = dict.fromkeys((problem.metric, "loss"))
-    return between.join(f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in names)
+    """Return the figures that results are told by, and the confidence interval of those that have one."""
+    told = []
+    for name in dict.fromkeys((problem.metric, "loss")):
+        low, high = scores.get(f"{name}_ci", (None, None))
+        sure = "" if low is None else f" (95% interval {low:.3f} to {high:.3f})"
+        told.append(f"{name.replace('_', ' ')} {scores[name]:.3f}{sure}")
+    return between.join(told)
 
 
 def examples(problem: Problem, before: Evaluation, after: Evaluation, count: int = 12) -> list[dict[str, str]]:
@@ -186,16 +193,6 @@ def examples(problem: Problem, before: Evaluation, after: Evaluation, count: int
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _leave_together() -> None:
-    """Wait for the other processes and close the connection: one that just goes may abort, which fails the run."""
-    from accelerate import PartialState
-
-    processes = PartialState()
-    if processes.num_processes > 1:
-        processes.wait_for_everyone()
-        processes.destroy_process_group()
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import option_scores
 from zoft.tasks.task import Task
 
-__all__ = ["evaluate_options", "option_predictions"]
+__all__ = ["evaluate_options", "evaluation_of_scores", "option_predictions", "scores_of_options"]
 
 
 def evaluate_options(
@@ -46,13 +46,38 @@ def evaluate_options(
         DataError: The data set is empty.
         NonFiniteLossError: The model's scores are not finite.
     """
-    task = encoder.task
+    found = scores_of_options(model, dataset, encoder, batch_size=batch_size, device=device)
+    return evaluation_of_scores(encoder.task, dataset.rows, found)
 
-    def scores_of(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
+
+def scores_of_options(
+    model: nn.Module,
+    dataset: EncodedPrompts,
+    encoder: PromptEncoder,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """Return the scores of each example's options in fp32, on the CPU; -inf where others have more of them."""
+
+    def of_batch(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
         return list(option_scores(model, batch).float().cpu())
 
-    found = over_batches(model, dataset, encoder.collator(), scores_of, batch_size=batch_size, device=device)
-    predictions = option_predictions(task, dataset.rows, found)
+    return over_batches(model, dataset, encoder.collator(), of_batch, batch_size=batch_size, device=device)
+
+
+def evaluation_of_scores(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> Evaluation:
+    """Return what `evaluate_options` returns, given the scores of the options.
+
+    Args:
+        task: The task.
+        rows: B rows.
+        scores: The scores of each one's options, [O].
+
+    Raises:
+        NonFiniteLossError: The scores are not finite.
+    """
+    predictions = option_predictions(task, rows, scores)
     losses = [one.loss for one in predictions if one.loss is not None]
     loss = math.fsum(losses) / len(losses)
     if not math.isfinite(loss):
@@ -60,15 +85,15 @@ def evaluate_options(
             f"the evaluation loss is {loss} over {len(losses)} examples: the model's outputs are not finite. "
             "Lower the learning rate, or load the model in float32"
         )
-    scores: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "accuracy": metric("accuracy").of(predictions),
         task.metric: metric(task.metric).of(predictions),
         "loss": loss,
         "n": len(predictions),
     }
     if task.label_words is not None:
-        scores |= _of_classes(predictions, len(task.label_words))
-    return Evaluation(scores, predictions)
+        figures |= _of_classes(predictions, len(task.label_words))
+    return Evaluation(figures, predictions)
 
 
 def option_predictions(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> list[Prediction]:

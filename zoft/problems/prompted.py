@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 from zoft.evaluation.answers import evaluate_answers
@@ -17,7 +18,22 @@ from zoft.tasks.scoring import answer_losses, option_losses
 from zoft.tasks.task import Task
 from zoft.tasks.template import fill
 
-__all__ = ["inspected", "prompted_problem"]
+__all__ = ["PromptedProblem", "inspected", "prompted_problem"]
+
+
+@dataclass(frozen=True)
+class PromptedProblem(Problem):
+    """A problem whose prompts can be written in other ways, too.
+
+    Attributes:
+        train: Encoded examples to train on.
+        evaluation: Those to measure on.
+        encoder: The task, made ready for the model.
+    """
+
+    train: EncodedPrompts
+    evaluation: EncodedPrompts
+    encoder: PromptEncoder = field(kw_only=True)
 
 
 def prompted_problem(
@@ -27,7 +43,7 @@ def prompted_problem(
     *,
     inspect: bool = True,
     optimizes_metric: bool = False,
-) -> Problem:
+) -> PromptedProblem:
     """Encode rows, and say how they are trained on and measured.
 
     Args:
@@ -44,7 +60,8 @@ def prompted_problem(
     dev = encoder.encode(splits.dev) if splits.dev else None
     evaluate = evaluate_answers if isinstance(task, AnswerTask) else evaluate_options
     losses: Losses = answer_losses if task.trains_on == "answer" else option_losses
-    return Problem(
+    return PromptedProblem(
+        encoder=encoder,
         train=train,
         dev=dev,
         evaluation=evaluation,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -225,6 +225,35 @@ class PromptEncoder:
             )
         return EncodedPrompts(examples, lengths, rows)
 
+    def prompt_text(self, row: Mapping[str, Any], *, solved: bool = False) -> str:
+        """Return a row's prompt as text, cut where `encode` cuts it.
+
+        Args:
+            row: A checked row.
+            solved: Put the right option where it belongs.
+        """
+        parts = self.task.prompt_parts(row)
+        ids = self._tokenise([self._text(parts)])[0]
+        text = self._text(self._fitted(parts, ids, self._budget(self._options_of(row, parts)))[0])
+        if not solved:
+            return text
+        option = self.task.options(row)[self.task.right(row)[0]]
+        return text.replace(str(self.tokenizer.mask_token), option) if self.kind == "masked" else text + option
+
+    def with_prompts(self, dataset: EncodedPrompts, texts: Sequence[str]) -> EncodedPrompts:
+        """Return encoded examples with other prompts, one for each. They are not cut."""
+        examples = [
+            Example(
+                input_ids=ids,
+                position=self._position(ids),
+                options=example["options"],
+                label=example["label"],
+                row=example["row"],
+            )
+            for ids, example in zip(self._tokenise(list(texts)), dataset.examples, strict=True)
+        ]
+        return replace(dataset, examples=examples)
+
     def collator(self, pad_to_multiple_of: int | None = None) -> PromptedCollator:
         """Return the collator for encoded examples."""
         return PromptedCollator(self.pad_token_id, self.kind, pad_to_multiple_of)
@@ -254,8 +283,11 @@ class PromptEncoder:
         return ids.index(self.tokenizer.mask_token_id) - len(ids) if self.kind == "masked" else -1
 
     def _shortened(self, parts: Parts, ids: list[int], budget: int) -> list[int]:
+        return self._fitted(parts, ids, budget)[1]
+
+    def _fitted(self, parts: Parts, ids: list[int], budget: int) -> tuple[Parts, list[int]]:
         """Cut the longest column's text from its end until the prompt fits."""
-        if not self.tokenizer.is_fast:
+        if len(ids) > budget and not self.tokenizer.is_fast:
             raise ConfigError("a prompt is longer than max_length, and shortening it needs a fast tokenizer")
         while (excess := len(ids) - budget) > 0:
             columns = [index for index, (column, text) in enumerate(parts) if column is not None and text]
@@ -273,7 +305,7 @@ class PromptEncoder:
             cut = min(offsets[keep - 1][1], len(text) - 1) if keep > 0 else 0
             parts = [*parts[:longest], (column, text[:cut].rstrip()), *parts[longest + 1 :]]
             ids = self._tokenise([self._text(parts)])[0]
-        return ids
+        return parts, ids
 
     # --- options ----------------------------------------------------------------------------------------
 

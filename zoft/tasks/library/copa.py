@@ -27,6 +27,7 @@ SPEC = TaskSpec(
     dataset="aps/super_glue",
     dataset_config_name="copa",
     prepare=prepare,
+    sfc_template="{conjunction}",
     max_train_samples=300,  # of 400; MeZO takes 100 of them to choose the checkpoint by
     max_dev_samples=100,
     max_eval_samples=1000,
