@@ -32,7 +32,7 @@ def conversation_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor
 
 
 def token_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the trained tokens' cross-entropies, and whether each is the likeliest; zero in unused places, [B, T] each.
+    """Return each trained token's cross-entropy, and whether it is the likeliest: twice [B, T], zero in unused places.
 
     Args:
         model: As for `conversation_losses`.
