@@ -155,6 +155,12 @@ class AdapterArguments:
         return self.num_virtual_tokens if has_some else 0
 
 
+SFT = "sft"
+"""The task of learning to answer, or to write on, from conversations and texts."""
+
+_FOR_SFT = ("assistant_only_loss", "chat_template_path", "max_new_tokens")
+
+
 @dataclass
 class DataArguments:
     """Which rows, and how they become prompts."""
@@ -180,8 +186,9 @@ class DataArguments:
     task: str | None = field(
         default=None,
         metadata={
-            "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; or a YAML file with one of "
-            "your own; default: template and label_words say what the task is."
+            "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; {SFT}: conversations, "
+            "instructions, texts (docs/sft.md); or a YAML file with one of your own; default: template and label_words "
+            "say what the task is."
         },
     )
     template: str | None = field(
@@ -200,6 +207,21 @@ class DataArguments:
         metadata={"help": "The data's label values in the order of label_words; default: 0 1 ..."},
     )
     label_column: str = field(default="label", metadata={"help": "The column with the label."})
+    assistant_only_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "With task sft: train on what assistants say alone; the chat template must mark it with "
+            "{%% generation %%}."
+        },
+    )
+    chat_template_path: str | None = field(
+        default=None,
+        metadata={"help": "With task sft: a .jinja file with the chat template; default: the tokenizer's own."},
+    )
+    max_new_tokens: int = field(
+        default=48,
+        metadata={"help": "With task sft: the longest answer, in tokens, written for examples.json; 0: write none."},
+    )
     max_length: int | None = field(
         default=512,
         metadata={"help": "Longest input in tokens; the longest column is cut so that the prompt's end survives."},
@@ -233,6 +255,9 @@ class DataArguments:
         if self.template is not None:
             # Shells, and YAML's single quotes, hand over a line break as these two characters.
             self.template = self.template.replace("\\n", "\n")
+        given = [f.name for f in fields(self) if f.name in _FOR_SFT and getattr(self, f.name) != f.default]
+        if given and self.task != SFT:
+            raise ConfigError(f"{given[0]} is for task {SFT}, and the task is {self.task!r}; leave it out")
 
 
 @dataclass

@@ -29,7 +29,7 @@ from zoft.tasks.scoring import language_model
 from zoft.tasks.task import ModelKind, Task
 from zoft.tasks.template import MASK
 
-__all__ = ["load_model_and_tokenizer", "model_kind", "planned_kind"]
+__all__ = ["load_model_and_tokenizer", "model_kind", "planned_kind", "trained_kind"]
 
 _LOADERS: dict[ModelKind, Any] = {
     "causal": AutoModelForCausalLM,
@@ -47,9 +47,19 @@ def planned_kind(arguments: ModelArguments, task: Task) -> ModelKind:
         AssetError: A packaged model is unknown, missing or altered.
         ConfigError: The arguments name no model that can be loaded.
     """
+    return "masked" if MASK in task.template else trained_kind(arguments)
+
+
+def trained_kind(arguments: ModelArguments) -> ModelKind:
+    """Return as what a model was trained.
+
+    Raises:
+        AssetError: A packaged model is unknown, missing or altered.
+        ConfigError: The arguments name no model that can be loaded.
+    """
     name, gguf_file = _source(arguments)
-    if MASK in task.template or gguf_file is not None:
-        return "masked" if MASK in task.template else "causal"
+    if gguf_file is not None:
+        return "causal"
     with _told_what_to_name(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
     return _kind_of(config)

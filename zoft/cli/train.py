@@ -158,9 +158,13 @@ def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:
     if problem.dev is not None:
         parts.append(f"{len(problem.dev)} to choose the checkpoint by")
     parts.append(f"{len(problem.evaluation)} held-out rows")
-    private = "; private rows are not inspected" if parsed.get(PrivacyArguments).is_private else ""
+    is_private = parsed.get(PrivacyArguments).is_private
+    private = "; private rows are not inspected" if is_private else ""
     shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if parsed.get(DataArguments).shuffle_labels else ""
     _say(", ".join(parts) + private + shuffled)
+    if not is_private:  # else not even lengths are told
+        for note in problem.notes:
+            _say(f"  {note}")
     if problem.data is not None:
         _say(indent(as_text(problem.data), "  "))
         strict = parsed.get(DataArguments).strict_data

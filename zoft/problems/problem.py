@@ -42,6 +42,7 @@ class Problem:
         evaluate: What is measured.
         metric: The score by which results are told; one of those that ``evaluate`` returns.
         show: Returns an example of ``evaluation`` as a person reads it, given its place.
+        notes: What else to say of the encoded rows before training, a line each.
         data: What an inspection of the rows found; None where they are private, or are not inspected.
         true_evaluation: In a control run, whose labels are shuffled: ``evaluation`` with the true ones.
         is_differentiable: Whether the losses have a gradient.
@@ -57,6 +58,7 @@ class Problem:
     metric: str
     show: Callable[[int], str]
     dev: EncodedDataset | None = None
+    notes: tuple[str, ...] = ()
     data: DataReport | None = None
     true_evaluation: EncodedDataset | None = None
     is_differentiable: bool = True

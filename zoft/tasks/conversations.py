@@ -22,6 +22,7 @@ __all__ = [
     "Message",
     "read_content",
     "read_conversation",
+    "said",
     "template_options",
     "transcript",
 ]
@@ -197,12 +198,18 @@ def transcript(content: Content) -> str:
     """Return a content as a person reads it: ``role: text``, a message a paragraph."""
     if isinstance(content, str):
         return content
-    return "\n".join(f"{message['role']}: {_said(message)}" for message in content)
+    return "\n".join(f"{message['role']}: {said([message])}" for message in content)
 
 
-def _said(message: Message) -> str:
-    calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls", ())]
-    return "\n".join([*([message["content"]] if message.get("content") else []), *calls])
+def said(content: Content) -> str:
+    """Return what is said in a content, and which tools are called, without roles."""
+    if isinstance(content, str):
+        return content
+    parts = []
+    for message in content:
+        parts += [message["content"]] if message.get("content") else []
+        parts += [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(parts)
 
 
 def _message(value: object, where: str) -> Message:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from zoft.errors import ConfigError
 
-__all__ = ["NO_TOKEN", "answer_losses", "label_states", "option_losses", "option_scores"]
+__all__ = ["NO_TOKEN", "answer_losses", "label_logits", "label_states", "option_losses", "option_scores"]
 
 NO_TOKEN = -1  # pads option ids where options differ in length, and examples in their number of options
 
@@ -45,12 +45,12 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """
     option_ids = batch["option_ids"]
     if option_ids.dim() == 2:  # every option is one token
-        logits = _label_logits(model, batch, batch["option_positions"])
+        logits = label_logits(model, batch, batch["option_positions"])
         return logits.gather(1, option_ids.clamp_min(0)).float().masked_fill(option_ids == NO_TOKEN, -torch.inf)
     present = (option_ids != NO_TOKEN).any(-1)  # [B, O]
     if "option_positions" in batch:
         rows = {name: batch[name][present] for name in ("input_ids", "attention_mask", "position_ids")}
-        logits = _label_logits(model, rows, batch["option_positions"][present])
+        logits = label_logits(model, rows, batch["option_positions"][present])
     else:
         logits = _decoder_logits(model, batch, present)
     scores = torch.full(present.shape, -torch.inf, device=logits.device)
@@ -91,7 +91,7 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return read[0].reshape(batch["option_ids"].shape[0], -1).float()
 
 
-def _label_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+def label_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
     """Return the logits at the label positions [R, T] of rows, which are counted from their ends: [R * T, V]."""
     base = language_model(model)
     head = _output_layer(base)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zoft.cli.arguments import DataArguments, ObjectiveArguments
+from zoft.cli.arguments import SFT, DataArguments, ObjectiveArguments
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Family", "family_of"]
 
-_BY_TASK: dict[str, str] = {}  # names of tasks that are no prompts
+_BY_TASK: dict[str, str] = {SFT: "sft"}  # names of tasks that are no prompts
 _PROMPTED, _REWARDED = "prompted", "rewarded"
 
 
