@@ -116,7 +116,7 @@ def test_leaking_rows_are_told_once_and_refused_on_request(
     near = "the film that we saw last night at the old town hall was very long and not so good"
     (tmp_path / "train.jsonl").write_bytes(jsonl([*GOOD, {"text": near, "label": 0}, {"text": "", "label": 1}]))
     (tmp_path / "eval.jsonl").write_bytes(
-        jsonl([{"text": "THE film is  c", "label": 1}, {"text": near + " indeed", "label": 0}])
+        jsonl([{"text": "THE film is  c", "label": 0}, {"text": near + " indeed", "label": 0}])
     )
     flags = ["--dataset", str(tmp_path / "train.jsonl"), "--eval_file", str(tmp_path / "eval.jsonl")]
     with pytest.warns(ZoftWarning, match="the data: ") as caught:
