@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from zoft.errors import ConfigError
+from zoft.tasks.library import task_names
 
 __all__ = ["AdapterArguments", "DataArguments", "ModelArguments", "PrivacyArguments", "RunArguments", "ZOArguments"]
 
@@ -170,8 +171,8 @@ class DataArguments:
     task: str | None = field(
         default=None,
         metadata={
-            "help": "A published task by name (sst2, boolq, squad ...: docs/tasks.md), or a YAML file with one of your "
-            "own; default: template and label_words say what the task is."
+            "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; or a YAML file with one of "
+            "your own; default: template and label_words say what the task is."
         },
     )
     template: str | None = field(

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
-from zoft.errors import ConfigError
+from zoft.cli.keep import keep
+from zoft.errors import ConfigError, ZoftWarning
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
 
@@ -62,6 +64,13 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     model, processor = family.load(parsed)
     problem = family.build(parsed, rows, model, processor)
     _say_what_is_trained_on(problem, parsed)
+    if args.load_best_model_at_end and problem.dev is None:
+        warnings.warn(
+            "the best checkpoint is chosen by the very rows that are measured at the end, which flatters the result; "
+            "set max_dev_samples to choose it by rows of their own",
+            ZoftWarning,
+            stacklevel=2,
+        )
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
         _claim(output_dir)
@@ -95,16 +104,20 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
             results["after_on_true_labels"] = evaluate(problem.true_evaluation)
     scores = {name: result.scores for name, result in results.items()}
     metrics = {**scores, **approach.summary(trainer)}
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    if best is not None:
+        metrics["best_step"] = best
     if not approach.is_private:
         metrics["train_seconds"] = round(seconds, 1)
     if args.process_index == 0:
         _write_json(output_dir / "metrics.json", metrics)
         if approach.evaluates:
             _write_json(output_dir / "examples.json", examples(problem, results["before"], results["after"]))
-    if options.save_model:
-        trainer.save_model(str(output_dir))
+    keep(trainer, parsed, metrics)
     took = "" if approach.is_private else f" in {seconds:.0f} s"  # of a private run, it tells how many examples it saw
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards){took}")
+    if best is not None:
+        _say(f"the weights are those of step {best}, the best by {args.metric_for_best_model}")
     for remark in approach.remarks(trainer):
         _say(remark)
     for name, result in results.items():

@@ -23,10 +23,12 @@ class Metric:
     Attributes:
         of: From predictions to the score.
         of_each: The score of one prediction, where ``of`` is the mean of these.
+        of_classes: Whether it counts classes, which answers in words have none of.
     """
 
     of: Callable[[Sequence[Prediction]], float]
     of_each: Callable[[Prediction], float] | None = None
+    of_classes: bool = False
 
 
 def _mean(of_each: Callable[[Prediction], float]) -> Metric:
@@ -78,27 +80,32 @@ def _matthews(predictions: Sequence[Prediction]) -> float:
 
 def _classes(predictions: Sequence[Prediction]) -> tuple[list[int], list[int]]:
     """Return the right and the chosen classes."""
-    chosen = [one.chosen for one in predictions if one.chosen is not None]
-    if len(chosen) < len(predictions):
-        raise ConfigError("this metric is one of classes, and the task is answered in words; use f1 or exact_match")
-    return [one.right[0] for one in predictions], chosen
+    return [one.right[0] for one in predictions], [one.chosen for one in predictions if one.chosen is not None]
 
 
 METRICS: dict[str, Metric] = {
     "accuracy": _mean(_is_right),
     "exact_match": _mean(_exact_match),
     "f1": _mean(_f1),
-    "macro_f1": Metric(_macro_f1),
-    "matthews": Metric(_matthews),
+    "macro_f1": Metric(_macro_f1, of_classes=True),
+    "matthews": Metric(_matthews, of_classes=True),
 }
 
 
-def metric(name: str) -> Metric:
+def metric(name: str, *, in_words: bool = False) -> Metric:
     """Return a metric.
 
+    Args:
+        name: Its name.
+        in_words: Whether what it is to measure are answers in words.
+
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: There is none of this name, or it is one of classes and there are none.
     """
     if name not in METRICS:
         raise ConfigError(f"there is no metric {name!r}.{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}.")
+    if in_words and METRICS[name].of_classes:
+        raise ConfigError(
+            f"the metric {name} counts classes, and this task is answered in words; use f1 or exact_match"
+        )
     return METRICS[name]

@@ -19,8 +19,8 @@ from zoft.tasks.rows import Columns, names_of
 
 __all__ = ["Prepare", "Splits", "load_splits", "permute_labels"]
 
-Prepare = Callable[[dict[str, Any]], Mapping[str, Any]]
-"""Makes the columns that a task reads out of those that a data set has."""
+Prepare = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+"""Makes the columns that a task reads out of those that a data set has; None leaves the row out."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,10 @@ def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None) -> 
     checked: list[Row] = []
     for row in rows:
         try:
-            made = row if prepare is None else Row(prepare(row), row.place)
+            prepared = row if prepare is None else prepare(row)
+            if prepared is None:
+                continue
+            made = Row(prepared, row.place)
             columns.check(made)
         except KeyError as error:  # a column that `prepare` reads
             raise DataError(f"{row.place}: there is no column {error}; found: {names_of(row)}") from None

@@ -73,7 +73,7 @@ def load_hub(
 
     try:
         loaded = datasets.load_dataset(name, config_name)
-    except (OSError, ValueError) as error:  # not found, no network, an unknown config name
+    except (OSError, ValueError, RuntimeError) as error:  # not found, no network, unknown config, a loading script
         raise DataError(
             f"the data set {name!r} could not be loaded from the Hub: {_one_line(error)}. Without network, "
             " name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"

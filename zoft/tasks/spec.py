@@ -18,6 +18,7 @@ class TaskSpec:
         task: How a row becomes a prompt, and what may follow it.
         dataset: Where the rows are, as ``zoft-train --dataset`` names it.
         dataset_config_name: The Hub data set's configuration.
+        eval_file: Where the rows to measure on are, if elsewhere.
         eval_split: The Hub data set's split to measure on; default: ``validation``, else ``test``.
         prepare: Makes the columns that the task reads; default: they are the data's own.
         max_train_samples: How many rows are trained on, unless said otherwise; None: all.
@@ -28,6 +29,7 @@ class TaskSpec:
     task: Task
     dataset: str | None = None
     dataset_config_name: str | None = None
+    eval_file: str | None = None
     eval_split: str | None = None
     prepare: Prepare | None = None
     max_train_samples: int | None = None

@@ -86,12 +86,11 @@ class ZerothOrder:
     def summary(self, trainer: ProblemTrainer) -> dict[str, Any]:
         """Return a finished run's figures."""
         run = cast("TaskTrainer", trainer)
-        engine, step_size, spending = run.zo_engine, run.zo_step_size, run.zo_spending
-        forwards = engine.step * engine.method.estimator.forwards + step_size.forwards
+        engine, spending = run.zo_engine, run.zo_spending
         return {
             "steps": engine.step,
-            "forwards": forwards * run.args.gradient_accumulation_steps,
-            **step_size.figures,
+            "forwards": run.zo_forwards,
+            **run.zo_step_size.figures,
             "processes": run.args.world_size,
             "method": engine.config.method,
             "placement": engine.placement,

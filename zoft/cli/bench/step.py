@@ -68,11 +68,11 @@ def run(options: StepArguments) -> None:
     """
     import torch
 
-    from zoft.bench.environment import environment
     from zoft.bench.step.contenders import DEFAULT, contender
     from zoft.bench.step.measure import measure
     from zoft.bench.step.workload import Workload
     from zoft.checks import check_count
+    from zoft.environment import environment
     from zoft.reporting.figures import require_matplotlib
     from zoft.reporting.step import markdown, plot
 

@@ -11,8 +11,10 @@ from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, 
 from zoft.cli.config import ParsedArguments
 from zoft.cli.models import load_model_and_tokenizer, model_kind, planned_kind
 from zoft.errors import ConfigError
+from zoft.evaluation.metrics import metric
 from zoft.problems.problem import Problem
 from zoft.problems.prompted import prompted_problem
+from zoft.tasks.answers import AnswerTask
 from zoft.tasks.custom import read_task
 from zoft.tasks.data import Splits, load_splits, permute_labels
 from zoft.tasks.encoding import PromptEncoder
@@ -73,6 +75,7 @@ def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     model_arguments = parsed.get(ModelArguments)
     task = spec_of(parsed.get(DataArguments)).task
+    metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else
     args = parsed.get(TrainingArguments)
     model, tokenizer = load_model_and_tokenizer(
         model_arguments, planned_kind(model_arguments, task), adapter=parsed.get(AdapterArguments), seed=args.seed
@@ -135,7 +138,7 @@ def load_rows_of(parsed: ParsedArguments, spec: TaskSpec) -> Splits:
         dataset=data.dataset if own else spec.dataset,
         dataset_config_name=data.dataset_config_name if own else spec.dataset_config_name,
         train_file=data.train_file,
-        eval_file=data.eval_file,
+        eval_file=data.eval_file if own or data.eval_file is not None else spec.eval_file,
         eval_split=None if own else spec.eval_split,
         prepare=spec.prepare,
         eval_fraction=data.eval_fraction,
