@@ -29,14 +29,13 @@ NAMES = ("forward", "zo-1", "zo-4", "dp-sgd")
 
 def prepared(batch: int) -> tuple[nn.Module, list[Any], Any]:
     """Return the model with its adapter, encoded rows, and the collator."""
-    from zoft.cli.arguments import DataArguments
     from zoft.cli.config import parse_arguments
     from zoft.cli.families import family_of
 
     parsed = parse_arguments(["--config", str(RECIPE), "--max_eval_samples", "1"])
-    family = family_of(parsed.get(DataArguments))
+    family = family_of(parsed)
     model, tokenizer = family.load(parsed)
-    problem = family.build(parsed, model, tokenizer)
+    problem = family.build(parsed, family.read(parsed), model, tokenizer)
     return model, [problem.train[i] for i in range(batch)], problem.collator
 
 

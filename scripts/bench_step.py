@@ -28,6 +28,7 @@ from accelerate import cpu_offload, disk_offload
 from torch import nn
 
 import zoft
+from zoft.bench.step.contenders import contender
 from zoft.cli.arguments import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.tasks.data import load_splits
@@ -69,29 +70,6 @@ def forwards(loss: Callable[[], torch.Tensor], count: int) -> None:
     with torch.no_grad():
         for _ in range(count):
             loss().item()
-
-
-def as_written_step(model: nn.Module, loss: Callable[[], torch.Tensor], lr: float, eps: float, seed: int) -> None:
-    """One step of Algorithm 1 of arXiv 2305.17333, with noise drawn as the authors' trainer draws it."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-
-    def perturb(scale: float) -> None:
-        torch.manual_seed(seed)
-        for p in parameters:
-            z = torch.normal(mean=0, std=1, size=p.data.size(), device=p.device, dtype=p.dtype)
-            p.data = p.data + scale * z * eps
-
-    with torch.no_grad():
-        perturb(1)
-        plus = loss().item()
-        perturb(-2)
-        minus = loss().item()
-        perturb(1)
-        projected_grad = (plus - minus) / (2 * eps)
-        torch.manual_seed(seed)
-        for p in parameters:
-            z = torch.normal(mean=0, std=1, size=p.data.size(), device=p.device, dtype=p.dtype)
-            p.data = p.data - lr * (projected_grad * z)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -141,7 +119,7 @@ def main() -> None:
         f"zoft {arguments.method} ({arguments.placement})": lambda: optimizer.step(loss),
     }
     if arguments.offload is None:  # as written it moves parameters that are not there
-        works["MeZO as written"] = lambda: as_written_step(model, loss, 1e-7, 1e-3, 1)
+        works["MeZO as written"] = contender("as-written").prepare(model, loss)
     for work in works.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in works}

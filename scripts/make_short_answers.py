@@ -2,7 +2,8 @@
 
     python scripts/make_short_answers.py
 
-The rows are in TRL's conversational prompt-completion format. They serve to teach a model a way of answering, not facts.
+The rows are in TRL's conversational prompt-completion format. They serve to teach a model a way of answering, not
+facts.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ PAIRS = {
     "Friday Saturday, Saturday Sunday, Sunday Monday",
     "Which month comes before {}?": "February January, March February, April March, May April, June May, July June, "
     "August July, September August, October September, November October, December November",
-    "What is the plural of {}?": "mouse mice, foot feet, tooth teeth, child children, man men, woman women, goose geese, "
-    "leaf leaves, knife knives, wolf wolves, city cities, box boxes, potato potatoes, person people, baby babies",
+    "What is the plural of {}?": "mouse mice, foot feet, tooth teeth, child children, man men, woman women, "
+    "goose geese, leaf leaves, knife knives, wolf wolves, city cities, box boxes, "
+    "potato potatoes, person people, baby babies",
     "What is the capital of {}?": "Norway Oslo, Italy Rome, Spain Madrid, Egypt Cairo, Japan Tokyo, Peru Lima, "
     "Kenya Nairobi, Cuba Havana, Greece Athens, Austria Vienna, Poland Warsaw, Ireland Dublin, Portugal Lisbon, "
     "Sweden Stockholm, Hungary Budapest, Russia Moscow",
-    "What is the past tense of {}?": "go went, see saw, take took, give gave, come came, run ran, eat ate, write wrote, "
-    "sing sang, begin began, buy bought, think thought, know knew, fall fell, speak spoke, bring brought",
+    "What is the past tense of {}?": "go went, see saw, take took, give gave, come came, run ran, eat ate, "
+    "write wrote, sing sang, begin began, buy bought, think thought, know knew, fall fell, speak spoke, bring brought",
     "What colour is {}?": "snow White, grass Green, coal Black, blood Red, milk White, chocolate Brown, gold Yellow, "
     "spinach Green, ash Grey, ivory White, honey Yellow, mud Brown",
     "How many legs has a {}?": "spider Eight, bird Two, ladybird Six, horse Four, crab Ten, ant Six, snail None, "

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zoft.cli.arguments import DataArguments
 from zoft.cli.config import parse_arguments
 from zoft.cli.families import family_of
 from zoft.cli.train import main
@@ -52,7 +51,8 @@ def test_a_step_is_that_of_torch_on_the_recipes_loss(method: str, recipe: str, b
     got = trained(train("run", *flags))
     parsed = parse_arguments(["--config", recipe])
     model = AutoModelForCausalLM.from_pretrained(base)
-    problem = family_of(parsed.get(DataArguments)).build(parsed, model, AutoTokenizer.from_pretrained(base))
+    family = family_of(parsed)
+    problem = family.build(parsed, family.read(parsed), model, AutoTokenizer.from_pretrained(base))
     optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[method](
         model.parameters(), lr=1e-2, weight_decay=0.0
     )

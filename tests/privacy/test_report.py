@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from opacus.accountants import create_accountant
 
+from tests.pages import Page
 from zoft import ZOConfig, ZOOptimizer
 from zoft.cli.privacy import main as privacy
 from zoft.cli.report import main
@@ -152,7 +152,8 @@ def test_several_runs_cost_the_sum_of_epsilons_and_deltas(run: Path, measuring: 
 def test_a_run_that_is_not_private_is_called_so_and_spoils_the_sum(
     run: Path, public: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = reported(public, out=tmp_path / "r.json")["privacy"]
+    privacy(["report", str(public), "--json", str(tmp_path / "r.json")])
+    content = json.loads((tmp_path / "r.json").read_text())["privacy"]
     assert content == {"runs": {str(public): {"private": False, "steps": 2}}}
     said = capsys.readouterr().out
     assert "**Not private.**" in said and "epsilon" not in said
@@ -178,29 +179,10 @@ def test_a_run_that_goes_on_is_reported(tmp_path: Path, capsys: pytest.CaptureFi
     log.close()
 
 
-class Page(HTMLParser):
-    """The page's tags, which must be closed in order, and its references."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "hr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_parses_holds_its_figures_and_refers_to_nothing_outside(
     run: Path, measuring: Path, tmp_path: Path
 ) -> None:
-    main([str(run), str(measuring), "--html", str(tmp_path / "r.html")])
+    privacy(["report", str(run), str(measuring), "--html", str(tmp_path / "r.html")])
     text = (tmp_path / "r.html").read_text()
     page = Page(text)
     assert page.open == []
@@ -229,14 +211,14 @@ def test_names_are_text_to_the_page(tmp_path: Path) -> None:
     make_run(folder, steps=1)
     main([str(folder), "--html", str(tmp_path / "r.html")])
     images = [attrs for tag, attrs in Page((tmp_path / "r.html").read_text()).tags if tag == "img"]
-    assert [str(image["src"])[:5] for image in images] == ["data:"]
+    assert images and {str(image["src"])[:5] for image in images} == {"data:"}
 
 
-def test_zoft_privacy_report_is_the_same_section(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zoft_report_holds_what_zoft_privacy_report_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(run)])
     said = capsys.readouterr().out
     privacy(["report", str(run)])
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out.strip() in said
 
 
 @pytest.mark.parametrize(("twice", "message"), [(True, "is named twice"), (False, "no replay log can be read")])

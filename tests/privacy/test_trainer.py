@@ -288,6 +288,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"eval_strategy measures the evaluation data exactly, or chooses by such measurements",
     ),
     "auto_find_batch_size": ({"auto_find_batch_size": True}, r"auto_find_batch_size changes the sampling rate"),
+    "report_to": ({"report_to": "tensorboard"}, r"report_to=tensorboard keeps the time of each entry"),
     "token counts": ({"include_num_input_tokens_seen": "all"}, r"include_num_input_tokens_seen logs the exact lengths"),
     "masked tokens": ({"collate": Masking()}, r"Masking masks tokens at random"),
     "a stream": ({"train": Stream()}, r"must have a length and an order; got a Stream"),

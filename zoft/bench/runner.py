@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from zoft.bench.environment import environment
 from zoft.bench.run import Run
 from zoft.bench.store import Store
 from zoft.bench.suite import Suite
 from zoft.bench.tuning import plan
+from zoft.environment import environment
 from zoft.errors import BenchmarkError
 
 

@@ -36,7 +36,7 @@ from zoft.errors import ConfigError, ZoftWarning, did_you_mean
 from zoft.log_file import free_name
 from zoft.tasks.task import ModelKind
 
-__all__ = ["branch_start", "keep_start", "merge", "recall_start", "start_of", "with_adapter"]
+__all__ = ["branch_start", "keep_start", "load_adapter", "merge", "recall_start", "start_of", "with_adapter"]
 
 
 # PEFT has no task of masked language modelling.
@@ -114,9 +114,13 @@ def branch_start(log: Path, branch: Path) -> None:
 
 def recall_start(model: PeftModel, log: Path) -> None:
     """Give the adapter the start of the run that wrote the log, where that run kept it."""
-    start = start_of(log)
-    if start.is_dir():
-        set_peft_model_state_dict(model, load_peft_weights(str(start), device=str(model.device)))
+    if start_of(log).is_dir():
+        load_adapter(model, start_of(log))
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Give the adapter the weights that a run, or a start, has saved."""
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
 
 
 def merge(model: torch.nn.Module) -> PreTrainedModel:

@@ -7,12 +7,22 @@ that ``--help`` stays quick.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from zoft.errors import ConfigError
+from zoft.tasks.library import task_names
 
-__all__ = ["AdapterArguments", "DataArguments", "ModelArguments", "PrivacyArguments", "RunArguments", "ZOArguments"]
+__all__ = [
+    "AdapterArguments",
+    "DataArguments",
+    "ModelArguments",
+    "ObjectiveArguments",
+    "PrivacyArguments",
+    "RunArguments",
+    "ZOArguments",
+]
 
 # What a prefix or a prompt says before it has learned anything: natural text that fits before any task.
 VIRTUAL_TOKENS_INIT_TEXT = "Read the following carefully, then give the best answer."
@@ -176,8 +186,8 @@ class DataArguments:
     task: str | None = field(
         default=None,
         metadata={
-            "help": "A published task by name (sst2, boolq, squad ...: docs/tasks.md), sft (conversations, "
-            "instructions, texts: docs/sft.md), or a YAML file with one of your own; default: template and label_words "
+            "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; {SFT}: conversations, "
+            "instructions, texts (docs/sft.md); or a YAML file with one of your own; default: template and label_words "
             "say what the task is."
         },
     )
@@ -229,6 +239,13 @@ class DataArguments:
     eval_fraction: float = field(
         default=0.1, metadata={"help": "Share of the rows held out where no evaluation rows are given."}
     )
+    strict_data: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse data with rows without text, with texts that have different labels, or with texts that are "
+            "(nearly) in two of the training, development and held-out rows; default: warn of them (docs/data.md)."
+        },
+    )
     shuffle_labels: bool = field(
         default=False,
         metadata={"help": "Control run: permute the training and the held-out labels. It must end at chance."},
@@ -241,6 +258,52 @@ class DataArguments:
         given = [f.name for f in fields(self) if f.name in _FOR_SFT and getattr(self, f.name) != f.default]
         if given and self.task != SFT:
             raise ConfigError(f"{given[0]} is for task {SFT}, and the task is {self.task!r}; leave it out")
+
+
+@dataclass
+class ObjectiveArguments:
+    """What is trained for."""
+
+    _argument_group_name = "objective"
+
+    objective: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "cross_entropy; or a metric to optimise itself: accuracy, f1, macro_f1 ..., a function such as "
+            "sklearn.metrics:balanced_accuracy_score or one of your own, evaluate:NAME (docs/objectives.md)."
+        },
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "In place of an objective: functions that judge what the model writes after the prompts, as "
+            "package.module:function each, with the signature that TRL's GRPO has."
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "What each reward function counts; default: 1."}
+    )
+    max_completion_length: int = field(
+        default=64, metadata={"help": "With reward_funcs: the longest text that is written, in tokens."}
+    )
+    temperature: float = field(
+        default=0.0,
+        metadata={
+            "help": "With reward_funcs: 0 writes the likeliest tokens; above 0 samples, with the same random numbers "
+            "wherever a step evaluates the model. Held-out prompts are always answered with the likeliest tokens."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        rewarded = {f.name for f in fields(self) if getattr(self, f.name) != f.default} - {"objective", "reward_funcs"}
+        if self.reward_funcs and self.objective != "cross_entropy":
+            raise ConfigError(f"objective is {self.objective}, and reward_funcs are an objective; leave one out")
+        if rewarded and not self.reward_funcs:
+            raise ConfigError(f"{min(rewarded)} is for rewards; say by what they are given, with reward_funcs")
+        if self.max_completion_length < 1:
+            raise ConfigError(f"max_completion_length must be at least 1, got {self.max_completion_length}")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature must be a number >= 0 (0: no sampling), got {self.temperature}")
 
 
 @dataclass

@@ -22,6 +22,7 @@ from zoft.cli.arguments import (
     AdapterArguments,
     DataArguments,
     ModelArguments,
+    ObjectiveArguments,
     PrivacyArguments,
     RunArguments,
     ZOArguments,
@@ -37,6 +38,7 @@ TRAIN_GROUPS: tuple[type[Any], ...] = (
     ModelArguments,
     AdapterArguments,
     DataArguments,
+    ObjectiveArguments,
     ZOArguments,
     PrivacyArguments,
     RunArguments,
@@ -44,7 +46,7 @@ TRAIN_GROUPS: tuple[type[Any], ...] = (
 
 USAGE = "%(prog)s --config RECIPE.yaml [--name value ...]"
 
-ONE_OFF = ("resume",)  # asks for something of one call, and is no property of the run
+ONE_OFF = ("resume", "hub_token")  # belong to one call and who makes it; what is written may be published
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def dump_resolved(
     """Write what a re-run needs: every setting of ours, and those of TrainingArguments that are not the
     default.
 
-    ``prog --config FILE`` repeats the run. ``resume`` is left out: it belongs to one call.
+    ``prog --config FILE`` repeats the run. ``resume`` and ``hub_token`` are left out: they belong to one call.
 
     Args:
         path: The file to write.

@@ -102,7 +102,7 @@ def run(parsed: ParsedArguments) -> None:
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.arguments import AdapterArguments, DataArguments
+    from zoft.cli.arguments import AdapterArguments
     from zoft.cli.families import family_of
     from zoft.log_file import LOG_NAME, ReplayLog, branch
     from zoft.replay_log import check_upto, replay
@@ -110,7 +110,7 @@ def run(parsed: ParsedArguments) -> None:
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
     if options.merge_adapter and options.save_to is None:
         raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
-    family = family_of(parsed.get(DataArguments))
+    family = family_of(parsed)
     path = _log_file(options.log or str(args.output_dir))
     # Before the model, which may take minutes to load.
     log = ReplayLog.open(path)

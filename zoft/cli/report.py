@@ -1,6 +1,6 @@
-"""``zoft-report RUN [RUN ...]``: what can be said of runs from their logs, for people, programs and browsers.
+"""``zoft-report RUN [RUN ...]``: what can be said of runs, for people, programs and browsers.
 
-A section is a function in :data:`SECTIONS` that makes a :class:`zoft.reporting.report.Section` of the runs' logs.
+A section is a function that makes a :class:`zoft.reporting.report.Section` of the runs: see :func:`sections_for`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +18,49 @@ from zoft.log_file import LOG_NAME, ReplayLog
 
 if TYPE_CHECKING:
     from zoft.reporting.report import Section
+    from zoft.reporting.runs import Run
 
 PROG = "zoft-report"
 
 
-def _privacy(runs: Mapping[str, ReplayLog]) -> Section:
+def privacy_of(runs: Sequence[Run]) -> Section:
+    """Make the section on privacy, also of runs that are not private."""
     from zoft.reporting.privacy import privacy_section  # imports opacus, which takes seconds
 
-    return privacy_section(runs)
+    return privacy_section({run.name: run.log for run in runs})
 
 
-SECTIONS: dict[str, Callable[[Mapping[str, ReplayLog]], Section]] = {"privacy": _privacy}
+def sections_for(runs: Sequence[Run]) -> list[Section]:
+    """Make the sections of a report, in order."""
+    from zoft.reporting.configuration import configuration_section
+    from zoft.reporting.cost import cost_section
+    from zoft.reporting.curves import curves_section
+    from zoft.reporting.examples import examples_section
+    from zoft.reporting.projected_grads import projected_grads_section
+    from zoft.reporting.summary import summary_section
+
+    privacy = [privacy_of] if any(run.private for run in runs) else []
+    sections = (
+        summary_section,
+        *privacy,
+        curves_section,
+        projected_grads_section,
+        cost_section,
+        examples_section,
+        configuration_section,
+    )
+    return [section(runs) for section in sections]
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = PROG, sections: Sequence[str] = tuple(SECTIONS)) -> None:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = PROG,
+    sections: Callable[[Sequence[Run]], Sequence[Section]] = sections_for,
+) -> None:
     """Entry point of ``zoft-report``."""
     parser = argparse.ArgumentParser(
-        prog=prog, description="Report on runs, finished or not, from their logs alone.", allow_abbrev=False
+        prog=prog, description="Report on runs, finished or not, side by side if there are several.", allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="A run's folder (output_dir), or its log.")
     parser.add_argument("--json", metavar="FILE", help="Also write the report's data into this file.")
@@ -45,9 +71,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG, sections: Seque
             from zoft.reporting.report import require_html
 
             require_html()
-        runs = open_runs(asked.runs)
-        title = f"zoft report: {', '.join(Path(name).name for name in runs)}"
-        write([SECTIONS[name](runs) for name in sections], json_file=asked.json, html_file=asked.html, title=title)
+        from zoft.cli.run_files import is_by_gradients, read_runs
+
+        logs = open_runs([name for name in asked.runs if not is_by_gradients(name)])
+        runs = read_runs(list(dict.fromkeys(asked.runs)), logs)
+        title = f"zoft report: {', '.join(run.label for run in runs)}"
+        write(sections(runs), json_file=asked.json, html_file=asked.html, title=title)
 
 
 def open_runs(names: Sequence[str]) -> dict[str, ReplayLog]:

@@ -7,13 +7,18 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
-from zoft.errors import ConfigError
+from zoft.cli.keep import keep
+from zoft.cli.processes import leave_together
+from zoft.errors import ConfigError, ZoftWarning
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
 
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(PROG):
         try:
             run(parsed)
-            _leave_together()
+            leave_together()
         except KeyboardInterrupt:
             print(
                 f"\n{PROG}: interrupted. --resume goes on from the last step in the log, or from the last checkpoint."
@@ -48,6 +53,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     from zoft.cli.approaches import approach_of
     from zoft.cli.families import family_of
+    from zoft.evaluation.intervals import with_intervals
     from zoft.hf.tasks import OnceLogged
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
@@ -55,18 +61,31 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     args.remove_unused_columns = False  # the collator's tensors are the task's, not the forward's
     args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type == "cuda"
     approach = approach_of(parsed)
-    family = family_of(parsed.get(DataArguments))
+    family = family_of(parsed)
+    rows = family.read(parsed)  # before minutes are spent on loading a model
     model, processor = family.load(parsed)
-    problem = family.build(parsed, model, processor)
+    problem = family.build(parsed, rows, model, processor)
     _say_what_is_trained_on(problem, parsed)
+    if args.load_best_model_at_end and problem.dev is None:
+        warnings.warn(
+            "the best checkpoint is chosen by the very rows that are measured at the end, which flatters the result; "
+            "set max_dev_samples to choose it by rows of their own",
+            ZoftWarning,
+            stacklevel=2,
+        )
     output_dir = Path(str(args.output_dir))
     if args.process_index == 0:
         _claim(output_dir)
     trainer = approach.trainer(parsed, model, processor, problem, output_dir)
+
+    def write_down() -> None:
+        dump_resolved(output_dir / "resolved_config.yaml", parsed, approach.resolved)
+        if problem.data is not None:
+            _write_json(output_dir / "data.json", asdict(problem.data))
+
     if args.process_index == 0:
-        # The settings belong to the log: those of a run that is refused must not replace an earlier run's.
-        settings = output_dir / "resolved_config.yaml"
-        trainer.add_callback(OnceLogged(lambda: dump_resolved(settings, parsed, approach.resolved)))
+        # Both belong to the log: those of a run that is refused must not replace an earlier run's.
+        trainer.add_callback(OnceLogged(write_down))
 
     def evaluate(rows: Any) -> Evaluation:
         return problem.evaluate(model, rows, batch_size=args.per_device_eval_batch_size, device=args.device)
@@ -85,23 +104,35 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
         results["after"] = evaluate(problem.evaluation)
         if problem.true_evaluation is not None:
             results["after_on_true_labels"] = evaluate(problem.true_evaluation)
+    results = {name: with_intervals(result, problem.metric) for name, result in results.items()}
     scores = {name: result.scores for name, result in results.items()}
     metrics = {**scores, **approach.summary(trainer)}
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    if best is not None:
+        metrics["best_step"] = best
     if not approach.is_private:
         metrics["train_seconds"] = round(seconds, 1)
     if args.process_index == 0:
         _write_json(output_dir / "metrics.json", metrics)
         if approach.evaluates:
             _write_json(output_dir / "examples.json", examples(problem, results["before"], results["after"]))
-    if options.save_model:
-        trainer.save_model(str(output_dir))
+    keep(trainer, parsed, metrics)
     took = "" if approach.is_private else f" in {seconds:.0f} s"  # of a private run, it tells how many examples it saw
     _say(f"trained {metrics['steps']} steps ({metrics['forwards']} forwards){took}")
+    if best is not None:
+        _say(f"the weights are those of step {best}, the best by {args.metric_for_best_model}")
     for remark in approach.remarks(trainer):
         _say(remark)
     for name, result in results.items():
         _say(f"{name.replace('_', ' '):>7}: held-out {_told(problem, result.scores, ',   held-out ')}")
-    written = [*(["model"] if options.save_model else []), *approach.writes, "resolved_config.yaml", "metrics.json"]
+    data = [] if problem.data is None else ["data.json"]
+    written = [
+        *(["model"] if options.save_model else []),
+        *approach.writes,
+        "resolved_config.yaml",
+        *data,
+        "metrics.json",
+    ]
     _say(f"wrote {output_dir}: {', '.join(written)}")
     return metrics
 
@@ -118,20 +149,37 @@ def _claim(output_dir: Path) -> None:
 
 
 def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:
+    """Say how many rows there are, what they are like, and what is wrong with them."""
+    from accelerate import PartialState
+
+    from zoft.tasks.hygiene import as_text, judge
+
     parts = [f"{len(problem.train)} training rows"]
     if problem.dev is not None:
         parts.append(f"{len(problem.dev)} to choose the checkpoint by")
     parts.append(f"{len(problem.evaluation)} held-out rows")
-    # Of private rows not even lengths are told.
-    notes = () if parsed.get(PrivacyArguments).is_private else problem.notes
+    is_private = parsed.get(PrivacyArguments).is_private
+    private = "; private rows are not inspected" if is_private else ""
     shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if parsed.get(DataArguments).shuffle_labels else ""
-    _say("; ".join([", ".join(parts), *notes]) + shuffled)
+    _say(", ".join(parts) + private + shuffled)
+    if not is_private:  # else not even lengths are told
+        for note in problem.notes:
+            _say(f"  {note}")
+    if problem.data is not None:
+        _say(indent(as_text(problem.data), "  "))
+        strict = parsed.get(DataArguments).strict_data
+        if strict or PartialState().is_main_process:  # an error ends all processes, a warning is given once
+            judge(problem.data, strict=strict)
 
 
 def _told(problem: Problem, scores: dict[str, Any], between: str = ", ") -> str:
-    """Return the figures that results are told by."""
-    names = dict.fromkeys((problem.metric, "loss"))
-    return between.join(f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in names)
+    """Return the figures that results are told by, and the confidence interval of those that have one."""
+    told = []
+    for name in dict.fromkeys((problem.metric, "loss")):
+        low, high = scores.get(f"{name}_ci", (None, None))
+        sure = "" if low is None else f" (95% interval {low:.3f} to {high:.3f})"
+        told.append(f"{name.replace('_', ' ')} {scores[name]:.3f}{sure}")
+    return between.join(told)
 
 
 def examples(problem: Problem, before: Evaluation, after: Evaluation, count: int = 12) -> list[dict[str, str]]:
@@ -149,16 +197,6 @@ def examples(problem: Problem, before: Evaluation, after: Evaluation, count: int
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _leave_together() -> None:
-    """Wait for the other processes and close the connection: one that just goes may abort, which fails the run."""
-    from accelerate import PartialState
-
-    processes = PartialState()
-    if processes.num_processes > 1:
-        processes.wait_for_everyone()
-        processes.destroy_process_group()
 
 
 def _say(text: str) -> None:

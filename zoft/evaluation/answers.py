@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,10 @@ from zoft.errors import NonFiniteLossError
 from zoft.evaluation.batches import over_batches
 from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Evaluation, Prediction
+from zoft.evaluation.writing import write_tokens
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
-from zoft.tasks.scoring import answer_losses, language_model
+from zoft.tasks.scoring import answer_losses
 
 __all__ = ["evaluate_answers", "write_answers"]
 
@@ -89,14 +89,6 @@ def write_answers(
         max_new_tokens: The longest text, in tokens.
         stop: What ends a text, and is cut off with what follows.
     """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    tokens: Tensor = cast("Any", model).generate(
-        **inputs,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        **({} if stop is None else {"stop_strings": [stop], "tokenizer": tokenizer}),
-    )
-    new = tokens if language_model(model).config.is_encoder_decoder else tokens[:, inputs["input_ids"].shape[1] :]
-    texts: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
+    tokens = write_tokens(model, tokenizer, inputs, max_new_tokens=max_new_tokens, stop=stop)
+    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [(text if stop is None else text.partition(stop)[0]).strip() for text in texts]

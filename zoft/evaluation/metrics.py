@@ -1,15 +1,23 @@
-"""Scores by name, for classes and for text."""
+"""Scores by name, for classes and for text.
+
+A name is one of `METRICS`, ``package.module:function`` for a function of scikit-learn or of one's own, called with what
+is right and with what was said, or ``evaluate:NAME`` for one of the library evaluate.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
+from zoft.dotted import load_function
 from zoft.errors import ConfigError, did_you_mean
 from zoft.evaluation.predictions import Prediction
 
@@ -23,10 +31,12 @@ class Metric:
     Attributes:
         of: From predictions to the score.
         of_each: The score of one prediction, where ``of`` is the mean of these.
+        of_classes: Whether it counts classes, which answers in words have none of.
     """
 
     of: Callable[[Sequence[Prediction]], float]
     of_each: Callable[[Prediction], float] | None = None
+    of_classes: bool = False
 
 
 def _mean(of_each: Callable[[Prediction], float]) -> Metric:
@@ -78,27 +88,92 @@ def _matthews(predictions: Sequence[Prediction]) -> float:
 
 def _classes(predictions: Sequence[Prediction]) -> tuple[list[int], list[int]]:
     """Return the right and the chosen classes."""
-    chosen = [one.chosen for one in predictions if one.chosen is not None]
-    if len(chosen) < len(predictions):
-        raise ConfigError("this metric is one of classes, and the task is answered in words; use f1 or exact_match")
-    return [one.right[0] for one in predictions], chosen
+    return [one.right[0] for one in predictions], [one.chosen for one in predictions if one.chosen is not None]
 
 
 METRICS: dict[str, Metric] = {
     "accuracy": _mean(_is_right),
     "exact_match": _mean(_exact_match),
     "f1": _mean(_f1),
-    "macro_f1": Metric(_macro_f1),
-    "matthews": Metric(_matthews),
+    "macro_f1": Metric(_macro_f1, of_classes=True),
+    "matthews": Metric(_matthews, of_classes=True),
 }
 
 
-def metric(name: str) -> Metric:
+def metric(name: str, *, in_words: bool = False) -> Metric:
     """Return a metric.
 
+    Args:
+        name: Its name.
+        in_words: Whether what it is to measure are answers in words.
+
     Raises:
-        ConfigError: There is none of this name.
+        ConfigError: There is none of this name, or it is one of classes and there are none.
     """
+    if name.startswith(_EVALUATE):
+        return Metric(_of_evaluate(name))
+    if ":" in name:
+        return Metric(_of_function(name, load_function(name, "metric")))
     if name not in METRICS:
-        raise ConfigError(f"there is no metric {name!r}.{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}.")
+        raise ConfigError(
+            f"there is no metric {name!r}.{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}, and "
+            "package.module:function, such as sklearn.metrics:balanced_accuracy_score."
+        )
+    if in_words and METRICS[name].of_classes:
+        raise ConfigError(
+            f"the metric {name} counts classes, and this task is answered in words; use f1 or exact_match"
+        )
     return METRICS[name]
+
+
+_EVALUATE = "evaluate:"
+
+
+def _said(predictions: Sequence[Prediction]) -> tuple[list[Any], list[Any]]:
+    """Return what is right and what was said: classes, or the first accepted answers and the texts."""
+    if all(one.chosen is not None for one in predictions):
+        return _classes(predictions)
+    return [one.expected[0] for one in predictions], [one.predicted for one in predictions]
+
+
+def _of_function(name: str, function: Callable[..., Any]) -> Callable[[Sequence[Prediction]], float]:
+    def of(predictions: Sequence[Prediction]) -> float:
+        try:
+            score = function(*_said(predictions))
+        except Exception as error:  # whatever somebody else's function does
+            raise ConfigError(f"metric {name} failed on {len(predictions)} predictions: {error!r}") from error
+        return _number(name, score)
+
+    return of
+
+
+def _of_evaluate(name: str) -> Callable[[Sequence[Prediction]], float]:
+    """Return ``evaluate:NAME``, or one of its figures where it has several: ``evaluate:NAME:FIGURE``."""
+    source, _, figure = name.removeprefix(_EVALUATE).partition(":")
+    try:
+        import evaluate  # takes seconds
+    except ImportError:
+        raise ConfigError(f"metric {name} needs the library evaluate: pip install evaluate") from None
+    try:
+        module = evaluate.load(source, keep_in_memory=True)
+    except Exception as error:  # it is a script that may lack anything, and comes from the Hub
+        raise ConfigError(f"metric {name} cannot be loaded: {error}") from error
+
+    def of(predictions: Sequence[Prediction]) -> float:
+        right, said = _said(predictions)
+        try:
+            figures = module.compute(predictions=said, references=right)
+        except Exception as error:
+            raise ConfigError(f"metric {name} failed on {len(predictions)} predictions: {error!r}") from error
+        wanted = figure or (source if source in figures else next(iter(figures)))
+        if wanted not in figures or (not figure and wanted != source and len(figures) > 1):
+            raise ConfigError(f"metric {name}: write {_EVALUATE}{source}:FIGURE, one of {', '.join(figures)}")
+        return _number(name, figures[wanted])
+
+    return of
+
+
+def _number(name: str, score: Any) -> float:
+    if not isinstance(score, Real) or not math.isfinite(score):
+        raise ConfigError(f"metric {name} must return one finite number, got {score!r:.80}")
+    return float(score)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import option_scores
+from zoft.tasks.task import Task
 
-__all__ = ["evaluate_options"]
+__all__ = ["evaluate_options", "evaluation_of_scores", "option_predictions", "scores_of_options"]
 
 
 def evaluate_options(
@@ -45,44 +46,79 @@ def evaluate_options(
         DataError: The data set is empty.
         NonFiniteLossError: The model's scores are not finite.
     """
-    task = encoder.task
+    found = scores_of_options(model, dataset, encoder, batch_size=batch_size, device=device)
+    return evaluation_of_scores(encoder.task, dataset.rows, found)
 
-    def scores_of(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
+
+def scores_of_options(
+    model: nn.Module,
+    dataset: EncodedPrompts,
+    encoder: PromptEncoder,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """Return the scores of each example's options in fp32, on the CPU; -inf where others have more of them."""
+
+    def of_batch(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
         return list(option_scores(model, batch).float().cpu())
 
-    found = over_batches(model, dataset, encoder.collator(), scores_of, batch_size=batch_size, device=device)
-    losses = [
-        nn.functional.cross_entropy(of_options.unsqueeze(0), torch.tensor([example["label"]])).item()
-        for of_options, example in zip(found, dataset.examples, strict=True)
-    ]
+    return over_batches(model, dataset, encoder.collator(), of_batch, batch_size=batch_size, device=device)
+
+
+def evaluation_of_scores(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> Evaluation:
+    """Return what `evaluate_options` returns, given the scores of the options.
+
+    Args:
+        task: The task.
+        rows: B rows.
+        scores: The scores of each one's options, [O].
+
+    Raises:
+        NonFiniteLossError: The scores are not finite.
+    """
+    predictions = option_predictions(task, rows, scores)
+    losses = [one.loss for one in predictions if one.loss is not None]
     loss = math.fsum(losses) / len(losses)
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             f"the evaluation loss is {loss} over {len(losses)} examples: the model's outputs are not finite. "
             "Lower the learning rate, or load the model in float32"
         )
-    predictions = []
-    for row, of_options, of_example in zip(dataset.rows, found, losses, strict=True):
-        options = task.label_words or task.options(row)
-        right, chosen = task.right(row), int(of_options.argmax())
-        predictions.append(
-            Prediction(
-                expected=tuple(options[index].strip() for index in right),
-                predicted=options[chosen].strip(),
-                right=right,
-                chosen=chosen,
-                loss=of_example,
-            )
-        )
-    scores: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "accuracy": metric("accuracy").of(predictions),
         task.metric: metric(task.metric).of(predictions),
         "loss": loss,
         "n": len(predictions),
     }
     if task.label_words is not None:
-        scores |= _of_classes(predictions, len(task.label_words))
-    return Evaluation(scores, predictions)
+        figures |= _of_classes(predictions, len(task.label_words))
+    return Evaluation(figures, predictions)
+
+
+def option_predictions(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> list[Prediction]:
+    """Return which option is chosen for each row: the one with the highest score.
+
+    Args:
+        task: The task.
+        rows: B rows.
+        scores: The scores of each one's options, [O].
+    """
+    predictions = []
+    for row, of_options in zip(rows, scores, strict=True):
+        options = task.label_words or task.options(row)
+        right, chosen = task.right(row), int(of_options.argmax())
+        loss = nn.functional.cross_entropy(of_options.unsqueeze(0), of_options.new_tensor([right[0]], dtype=torch.long))
+        predictions.append(
+            Prediction(
+                expected=tuple(options[index].strip() for index in right),
+                predicted=options[chosen].strip(),
+                right=right,
+                chosen=chosen,
+                loss=loss.item(),
+            )
+        )
+    return predictions
 
 
 def _of_classes(predictions: Sequence[Prediction], classes: int) -> dict[str, Any]:

@@ -206,6 +206,13 @@ def refuse_private(trainer: Any, zo: ZOConfig, privacy: PrivacyConfig | None, mo
             "auto_find_batch_size changes the sampling rate, for which the noise is made, by what fits into memory. "
             "Give per_device_train_batch_size; a private run evaluates examples one by one, so any fits."
         )
+    # In a Kubeflow job, Trainer adds its own tracker, which shows how far the run is.
+    if trackers := [name for name in args.report_to if name != "kubeflow"]:
+        raise ConfigError(
+            f"report_to={', '.join(trackers)} keeps the time of each entry, and how long steps take tells how many "
+            "examples they had. Leave it out: zoft-report shows the run. If that may be known, add the tracker's "
+            "callback yourself, in callbacks=[...]."
+        )
     if args.include_num_input_tokens_seen not in ("no", False):
         raise ConfigError("include_num_input_tokens_seen logs the exact lengths of private batches. Leave it out.")
     if isinstance(trainer.train_dataset, IterableDataset) or not has_length(trainer.train_dataset):

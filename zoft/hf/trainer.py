@@ -26,6 +26,7 @@ from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
+from zoft.hf.model_card import CardFacts, ModelCards
 from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
 from zoft.hf.private import EXAMPLES, PrivateTraining, refuse_private
 from zoft.hf.unchanged import check_changed
@@ -36,7 +37,7 @@ from zoft.step_size import StepSize
 from zoft.types import LossFn, ZOConfig
 
 
-class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
+class ZOTrainerMixin(PrivateTraining, LogCheckpoints, ModelCards):
     """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
 
     Args:
@@ -79,6 +80,7 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
         """Set the state of a zeroth-order run."""
         self.zo = zo
         self.privacy = privacy
+        self.zo_card = CardFacts()
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False
@@ -209,6 +211,13 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints):
     def zo_step_size(self) -> StepSize:
         """How long this run's steps are; there is one from the start of training on."""
         return self._optimizer_of_run.step_size
+
+    @property
+    def zo_forwards(self) -> int:
+        """Forwards of micro-batches that this run has cost so far, on each process."""
+        engine = self.zo_engine
+        forwards = engine.step * engine.method.estimator.forwards + self.zo_step_size.forwards
+        return forwards * self.args.gradient_accumulation_steps
 
     # --- the replay log ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zoft.errors import ConfigError
-from zoft.noise import cpu, reference
+from zoft.noise import cpu, cuda, reference
 from zoft.noise.spec import (
     DISTRIBUTIONS,
     NOISE_SPEC_VERSION,
@@ -58,7 +58,9 @@ def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
             f"noise works on float32, bfloat16, float16 and float64 tensors, got {tensor.dtype}. "
             "Exclude this parameter from training."
         )
-    return cpu if cpu.supports(tensor) else reference
+    if cpu.supports(tensor):
+        return cpu
+    return cuda if cuda.supports(tensor) else reference
 
 
 def combine(

@@ -5,6 +5,9 @@ weights of a head themselves) would be evaluated unperturbed, silently. So, once
 placement unscramble what it hands out, and evaluate. Whatever is read past it is then off by many orders
 of magnitude, so the loss is the plain one if, and only if, everything that matters to it is reached. Scrambling
 flips a few bits of each element: no copy is needed, and doing it twice gives the weights back exactly.
+
+A loss with few possible values (an error rate, a reward) is often the same by chance. So what the modules return that
+the loss calls is compared too, by its norm.
 """
 
 from __future__ import annotations
@@ -13,9 +16,13 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from zoft.errors import PlacementError, ZoftWarning
 from zoft.interrupts import uninterrupted
@@ -102,8 +109,6 @@ class Probe(Protocol):
 def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, otherwise: str) -> bool:
     """Check that the loss depends on the weights only through what a placement hands out.
 
-    A loss with few possible values (an error rate on a small batch) may be the same by chance.
-
     Args:
         probe: The placement, over a model in evaluation mode.
         trainables: The parameters that must be reached.
@@ -116,17 +121,18 @@ def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, 
     Raises:
         PlacementError: If some parameter is not reached; names those whose owners never ran.
     """
-    plain = float(single(loss_fn()))
+    plain = _Seen.of(loss_fn)
     try:
         with _scrambled(trainables), probe.session(), probe.at([Term(0, 0, 1.0)]):
-            loss = float(single(loss_fn()))
-        streamed = f"is {loss}"
+            seen = _Seen.of(loss_fn)
+        streamed = f"is {seen.loss}" if seen.loss != plain.loss else "is the same, but not what the model returns"
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         # Also what indices, distributions and decompositions say of absurd numbers.
-        loss, streamed = math.nan, f"raises {error!r}"
-    if not math.isfinite(plain):
+        seen, streamed = _Seen(math.nan), f"raises {error!r}"
+    if not math.isfinite(plain.loss):
         return False
-    if _same(loss, plain, trainables):
+    tolerance = max(_TOLERANCE[t.parameter.dtype] for t in trainables)
+    if seen.is_like(plain, tolerance):
         unused = probe.unused()
         if unused:
             warnings.warn(
@@ -136,23 +142,69 @@ def prove_reach(probe: Probe, trainables: Sequence[Trainable], loss_fn: LossFn, 
                 stacklevel=2,
             )
         return True
-    again = float(single(loss_fn()))
-    if not _same(plain, again, trainables):
+    again = _Seen.of(loss_fn)
+    if not again.is_like(plain, tolerance):
         raise PlacementError(
-            f"the loss is not deterministic: the same batch at the same weights gave {plain} and {again}. "
+            f"the loss is not deterministic: the same batch at the same weights gave {plain.loss} and {again.loss}. "
             "A zeroth-order estimate needs both signs to see the same randomness: turn off sampling and dropout "
             "in the loss, and let the closure use one fixed batch."
         )
     bypassed = _listed(probe.uncalled()) or "some parameter"
     raise PlacementError(
         f"placement {probe.name!r} does not reach {bypassed}: its values are read past the forward of the module that "
-        f"owns it (the loss is {plain}; with weights scrambled everywhere but in such forwards it {streamed}). "
+        f"owns it (the loss is {plain.loss}; with weights scrambled everywhere but in such forwards it {streamed}). "
         f"{otherwise}"
     )
 
 
-def _same(a: float, b: float, trainables: Sequence[Trainable]) -> bool:
-    tolerance = max(_TOLERANCE[t.parameter.dtype] for t in trainables)
+@dataclass(frozen=True)
+class _Seen:
+    """What one evaluation shows: the loss, and the norms of what the modules that it calls return at first.
+
+    Only at first: what a model is asked next may depend on what it chose, and a choice between equals on rounding.
+    """
+
+    loss: float
+    norms: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, loss_fn: LossFn) -> _Seen:
+        """Evaluate a loss."""
+        norms: list[float] = []
+        seen: set[nn.Module] = set()
+        depth = 0
+
+        def enter(module: nn.Module, args: object) -> None:
+            nonlocal depth
+            depth += 1
+
+        def leave(module: nn.Module, args: object, output: object) -> None:
+            nonlocal depth
+            depth -= 1
+            if depth == 0 and module not in seen:
+                seen.add(module)
+                floats = [leaf for leaf in tree_leaves(output) if torch.is_tensor(leaf) and leaf.is_floating_point()]
+                norms.extend(float(torch.linalg.vector_norm(leaf, dtype=torch.float64)) for leaf in floats)
+
+        # Around all modules, for a loss may call a wrapper around the model, or a part of it.
+        before, after = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+        try:
+            return cls(float(single(loss_fn())), tuple(norms))
+        finally:
+            before.remove()
+            after.remove()
+
+    def is_like(self, other: _Seen, tolerance: float) -> bool:
+        """Whether the other evaluation shows the same, up to rounding."""
+        if len(self.norms) != len(other.norms):
+            return False
+        pairs = zip((self.loss, *self.norms), (other.loss, *other.norms), strict=True)
+        return all(_same(mine, theirs, tolerance) for mine, theirs in pairs)
+
+
+def _same(a: float, b: float, tolerance: float) -> bool:
+    if not math.isfinite(b):  # what is returned for padding, say
+        return a == b or (math.isnan(a) and math.isnan(b))
     return abs(a - b) <= tolerance * max(1.0, abs(b))
 
 

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from zoft.evaluation.batches import EncodedDataset
 from zoft.evaluation.predictions import Evaluation
+from zoft.tasks.hygiene import DataReport
 
 __all__ = ["Evaluate", "Losses", "Problem"]
 
@@ -40,8 +42,12 @@ class Problem:
         evaluate: What is measured.
         metric: The score by which results are told; one of those that ``evaluate`` returns.
         show: Returns an example of ``evaluation`` as a person reads it, given its place.
-        notes: What to say of the encoded rows before training, a line each.
+        notes: What else to say of the encoded rows before training, a line each.
+        data: What an inspection of the rows found; None where they are private, or are not inspected.
         true_evaluation: In a control run, whose labels are shuffled: ``evaluation`` with the true ones.
+        is_differentiable: Whether the losses have a gradient.
+        writes: Whether the model writes for a loss, which takes a forward pass a token.
+        callbacks: What follows the Trainer's state for the losses.
     """
 
     train: EncodedDataset
@@ -53,7 +59,11 @@ class Problem:
     show: Callable[[int], str]
     dev: EncodedDataset | None = None
     notes: tuple[str, ...] = ()
+    data: DataReport | None = None
     true_evaluation: EncodedDataset | None = None
+    is_differentiable: bool = True
+    writes: bool = False
+    callbacks: tuple[TrainerCallback, ...] = ()
 
     def for_trainer(self) -> dict[str, Any]:
         """Return what `zoft.hf.tasks.ProblemTrainer` is made of. It measures on ``dev``, if there is such."""
@@ -63,4 +73,5 @@ class Problem:
             "train_dataset": self.train,
             "eval_dataset": self.evaluation if self.dev is None else self.dev,
             "data_collator": self.collator,
+            "callbacks": list(self.callbacks),
         }

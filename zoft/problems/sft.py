@@ -13,6 +13,7 @@ from zoft.problems.problem import Problem
 from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConversations
 from zoft.tasks.conversations import Conversation, transcript
 from zoft.tasks.data import Splits
+from zoft.tasks.hygiene import DataReport, inspect_data
 from zoft.tasks.token_scoring import conversation_losses
 
 __all__ = ["sft_problem"]
@@ -47,6 +48,17 @@ def sft_problem(
         metric="token_accuracy",
         show=lambda index: _shown(evaluation.rows[index]["conversation"]),
         notes=_notes(encoder, splits, train),
+        data=None if is_private else _inspected(splits),
+    )
+
+
+def _inspected(splits: Splits) -> DataReport:
+    """Look for what is wrong with the rows, whose text is the whole conversation."""
+    return inspect_data(
+        {"train": splits.train, "dev": splits.dev, "evaluation": splits.evaluation},
+        lambda row: [row["transcript"]],
+        lambda row: None,
+        left_out=splits.left_out,
     )
 
 

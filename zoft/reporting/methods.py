@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoft.reporting.tables import table
+from zoft.markdown import table
 
 MIB = 2**20
 

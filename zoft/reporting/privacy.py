@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 import zoft
 from zoft.log_file import ReplayLog
+from zoft.markdown import table
 from zoft.privacy.clip_quantile import threshold_after
 from zoft.privacy.plan import PrivacyPlan
+from zoft.reporting.figures import legend, one_plot
 from zoft.reporting.privacy_facts import ASSUMPTIONS, at_delta, facts, noise_std, promise
 from zoft.reporting.report import Drawing, Section
-from zoft.reporting.tables import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +29,11 @@ Run = Mapping[str, Any]
 """What the section's data say of one private run: see :func:`describe`."""
 
 
-def privacy_section(runs: Mapping[str, ReplayLog]) -> Section:
+def privacy_section(runs: Mapping[str, ReplayLog | None]) -> Section:
     """Report on runs, private or not.
 
     Args:
-        runs: Their logs, by the names that the user gave them.
+        runs: Their logs, by the names that the user gave them; None for a run by gradients, which has none.
     """
     described = {name: describe(log) for name, log in runs.items()}
     private = {name: run for name, run in described.items() if run["private"]}
@@ -53,8 +54,10 @@ def privacy_section(runs: Mapping[str, ReplayLog]) -> Section:
     return Section("privacy", "\n\n".join(text), data, tuple(drawings) if private else ())
 
 
-def describe(log: ReplayLog) -> dict[str, Any]:
+def describe(log: ReplayLog | None) -> dict[str, Any]:
     """Return what a log says of its run's privacy, as plain JSON types."""
+    if log is None:
+        return {"private": False, "steps": None}
     if "privacy" not in log.header:
         return {"private": False, "steps": len(log.records)}
     plan = PrivacyPlan.from_dict(log.header["privacy"])
@@ -117,6 +120,8 @@ def _trajectory(plan: PrivacyPlan, shares: Sequence[float]) -> list[float]:
 
 def _run(name: str, run: Run) -> str:
     title = f"### `{name}`"
+    if run["steps"] is None:
+        return f"{title}\n\n**Not private.** It trained by gradients, and its weights are made of them."
     if not run["private"]:
         return (
             f"{title}\n\n**Not private.** Each of the {run['steps']} steps in the log holds an exact loss and exact "
@@ -209,10 +214,7 @@ def _some(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
 
 
 def _costs(runs: Mapping[str, Run]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_plot("steps", "epsilon")
     for place, (name, run) in enumerate(runs.items()):
         colour, charges = f"C{place % 10}", run["charges"]
         for style, points in (
@@ -224,18 +226,13 @@ def _costs(runs: Mapping[str, Run]) -> Figure:
         target = run["plan"]["config"]["dp_target_epsilon"]
         if target is not None:
             axes.axhline(target, color=colour, linewidth=1, linestyle=":")
-    axes.set(xlabel="steps", ylabel="epsilon", ylim=(0.0, None), xlim=(0.0, None))
-    axes.legend(fontsize="small", loc="lower right")
-    return figure
+    axes.set(ylim=(0.0, None), xlim=(0.0, None))
+    return legend(figure, axes, len(runs), "lower right")
 
 
 def _clips(runs: Mapping[str, Run]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_plot("measuring steps taken", "clip threshold")
     for place, (name, run) in enumerate(runs.items()):
         axes.plot(run["clip"]["trajectory"], "-o", color=f"C{place % 10}", markersize=3, label=name)
-    axes.set(xlabel="measuring steps taken", ylabel="clip threshold", yscale="log")
-    axes.legend(fontsize="small")
-    return figure
+    axes.set_yscale("log")
+    return legend(figure, axes, len(runs))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from zoft.markdown import table
 from zoft.privacy.config import ACCOUNTANTS
 from zoft.privacy.plan import PrivacyPlan
 from zoft.reporting.privacy_facts import (
@@ -19,7 +20,6 @@ from zoft.reporting.privacy_facts import (
     promise,
 )
 from zoft.reporting.report import Section
-from zoft.reporting.tables import table
 
 ROWS = 5  # of the table of costs over steps
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zoft.markdown import table
 from zoft.privacy.plan import PrivacyPlan
 from zoft.reporting.privacy_facts import at_delta, noise_std
 from zoft.reporting.report import Section
-from zoft.reporting.tables import table
 
 
 def table_section(plans: Sequence[PrivacyPlan]) -> Section:

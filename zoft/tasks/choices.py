@@ -92,9 +92,10 @@ class ChoiceTask:
         return spaced(self.template, self._options(row))
 
     def right(self, row: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return which options are right."""
+        """Return which options are right; of several answers the first comes first."""
         if self.answers_column is not None:
-            return tuple(index for index, option in enumerate(self._options(row)) if option in row[self.answers_column])
+            options = self._options(row)
+            return tuple(options.index(answer) for answer in row[self.answers_column] if answer in options)
         assert self.label_column is not None  # else there is an answers_column
         key = label_key(row[self.label_column])
         return (self._keys.index(key) if self.choices else int(key),)

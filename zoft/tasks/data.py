@@ -6,32 +6,35 @@ Everything is decided by ``seed`` through a private generator; the global one is
 from __future__ import annotations
 
 import random
-import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from zoft.errors import ConfigError, DataError, ZoftWarning
-from zoft.tasks.files import Row, is_local_file, load_hub, load_rows
-from zoft.tasks.rows import Columns
+from zoft.errors import ConfigError, DataError
+from zoft.tasks.files import is_local_file, load_hub, load_rows
+from zoft.tasks.hygiene import SplitName
+from zoft.tasks.hygiene.wording import normalised
+from zoft.tasks.places import Row
+from zoft.tasks.rows import Columns, names_of
 
 __all__ = ["Prepare", "Splits", "load_splits", "permute_labels"]
 
-Prepare = Callable[[Row], Row]
-"""Makes the columns that a task reads out of those that a data set has."""
+Prepare = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+"""Makes the columns that a task reads out of those that a data set has; None leaves the row out."""
 
 
 @dataclass(frozen=True)
 class Splits:
     """Rows to train on, to choose the best checkpoint by (there may be none), and to measure on.
 
-    No text of ``train`` occurs in ``dev`` or ``evaluation``.
+    No text of ``train`` occurs in ``dev`` or ``evaluation``. Rows that were left out of ``train`` for that are in
+    ``left_out``, each with the row of the other split that has its text.
     """
 
     train: list[Row]
     evaluation: list[Row]
     dev: list[Row] = field(default_factory=list)
+    left_out: dict[SplitName, list[tuple[Row, Row]]] = field(default_factory=dict)
 
 
 def load_splits(
@@ -54,9 +57,9 @@ def load_splits(
     """Load, check, shuffle, split, deduplicate and truncate, in this order.
 
     The evaluation rows come from ``eval_file``, else from the data set's own validation (or test) split on
-    the Hub, else from a share ``eval_fraction`` of the shuffled rows. Training rows whose text (ignoring
-    case and whitespace) also occurs among the evaluation rows are dropped, and their count is printed.
-    Development rows are taken from the training rows, and share no text with those that remain.
+    the Hub, else from a share ``eval_fraction`` of the shuffled rows. Training rows whose text also occurs among the
+    evaluation rows (see `zoft.tasks.hygiene.wording.normalised`) are left out. Development rows are taken from the
+    training rows, and share no text with those that remain.
 
     Args:
         columns: What the task reads; every row is checked against it.
@@ -100,33 +103,35 @@ def load_splits(
     train, evaluation = _load(source, dataset_config_name, eval_split)
     if eval_file is not None:
         evaluation = load_rows(eval_file)
-    train = _checked(train, columns, prepare, source)
+    train = _checked(train, columns, prepare)
     random.Random(f"{seed}/train").shuffle(train)
     if evaluation is None:
         held_out = max(1, round(eval_fraction * len(train)))
         evaluation, train = train[:held_out], train[held_out:]
     else:
-        evaluation = _checked(evaluation, columns, prepare, eval_file or f"{source} (evaluation split)")
+        evaluation = _checked(evaluation, columns, prepare)
         random.Random(f"{seed}/evaluation").shuffle(evaluation)
 
+    left_out: dict[SplitName, list[tuple[Row, Row]]] = {}
     if drop_shared_texts:
-        train = _without_shared_texts(train, evaluation, columns.text, "evaluation")
+        train, left_out["evaluation"] = _without_shared_texts(train, evaluation, columns.text)
     dev: list[Row] = []
     if num_shots is not None:
         train, dev = _few_shots(train, columns, num_shots, source)
     elif max_dev_samples is not None:
         dev, train = train[:max_dev_samples], train[max_dev_samples:]
         if drop_shared_texts:
-            train = _without_shared_texts(train, dev, columns.text, "development")
+            train, left_out["dev"] = _without_shared_texts(train, dev, columns.text)
     train = train[:max_train_samples]
     evaluation = evaluation[:max_eval_samples]
     if not train:
+        shared = sum(map(len, left_out.values()))
         raise DataError(
             f"{source}: no training rows are left after holding out {len(evaluation)} for evaluation and {len(dev)} "
             "for choosing the checkpoint"
+            + (f", and leaving out {shared} that have the text of one of those" if shared else "")
         )
-    _warn_of_absent_labels(train, columns)
-    return Splits(train=train, evaluation=evaluation, dev=dev)
+    return Splits(train=train, evaluation=evaluation, dev=dev, left_out=left_out)
 
 
 def _few_shots(rows: Sequence[Row], columns: Columns, num_shots: int, source: str) -> tuple[list[Row], list[Row]]:
@@ -134,7 +139,7 @@ def _few_shots(rows: Sequence[Row], columns: Columns, num_shots: int, source: st
     train: list[Row] = []
     dev: list[Row] = []
     for label in columns.labels:
-        unique = {_normalised(row, columns.text): row for row in rows if columns.class_of(row) == label}
+        unique = {_texts(row, columns.text): row for row in rows if columns.class_of(row) == label}
         of_class = list(unique.values())
         if len(of_class) < 2 * num_shots:
             raise DataError(
@@ -162,7 +167,7 @@ def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
     def permuted(rows: Sequence[Row], name: str) -> list[Row]:
         labels = [row[label_column] for row in rows]
         random.Random(f"{seed}/labels/{name}").shuffle(labels)
-        return [{**row, label_column: label} for row, label in zip(rows, labels, strict=True)]
+        return [Row({**row, label_column: label}, row.place) for row, label in zip(rows, labels, strict=True)]
 
     return Splits(
         train=permuted(splits.train, "train"),
@@ -177,41 +182,33 @@ def _load(source: str, config_name: str | None, eval_split: str | None) -> tuple
     return load_hub(source, config_name, eval_split)
 
 
-def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None, source: str) -> list[Row]:
-    """Prepare and check every row before the order is lost, so that messages can name the row."""
+def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None) -> list[Row]:
+    """Prepare and check every row; messages name it."""
     checked: list[Row] = []
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         try:
-            made = row if prepare is None else prepare(row)
+            prepared = row if prepare is None else prepare(row)
+            if prepared is None:
+                continue
+            made = Row(prepared, row.place)
             columns.check(made)
         except KeyError as error:  # a column that `prepare` reads
-            found = ", ".join(map(repr, row))
-            raise DataError(f"{source}: row {number}: there is no column {error}; found: {found}") from None
+            raise DataError(f"{row.place}: there is no column {error}; found: {names_of(row)}") from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:  # DataError is a ValueError
-            raise DataError(f"{source}: row {number}: {error}") from None
+            raise DataError(f"{row.place}: {error}") from None
         checked.append(made)
     return checked
 
 
-def _normalised(row: Row, text_columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(" ".join(str(row[name]).split()).casefold() for name in text_columns)
+def _texts(row: Row, text_columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(normalised(str(row[name])) for name in text_columns)
 
 
-def _without_shared_texts(train: list[Row], others: list[Row], text_columns: Sequence[str], kind: str) -> list[Row]:
-    seen = {_normalised(row, text_columns) for row in others}
-    kept = [row for row in train if _normalised(row, text_columns) not in seen]
-    if dropped := len(train) - len(kept):
-        print(f"dropped {dropped} training rows whose text is also among the {kind} rows", file=sys.stderr)
-    return kept
-
-
-def _warn_of_absent_labels(train: Sequence[Row], columns: Columns) -> None:
-    counts = Counter(columns.class_of(row) for row in train)
-    absent = [label for label in columns.labels if not counts[label]]
-    if absent:
-        warnings.warn(
-            f"no training row has the label {', '.join(absent)} ({len(train)} rows); "
-            "is the file sorted, cut short, or 'labels' too long?",
-            ZoftWarning,
-            stacklevel=3,
-        )
+def _without_shared_texts(
+    train: Sequence[Row], others: Sequence[Row], text_columns: Sequence[str]
+) -> tuple[list[Row], list[tuple[Row, Row]]]:
+    """Return the rows whose text no other row has, and those that are left, with the other row."""
+    seen = {_texts(row, text_columns): row for row in reversed(others)}
+    twins = [(row, seen.get(_texts(row, text_columns))) for row in train]
+    kept = [row for row, twin in twins if twin is None]
+    return kept, [(row, twin) for row, twin in twins if twin is not None]

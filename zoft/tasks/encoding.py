@@ -3,15 +3,15 @@
 Shapes: B examples, O options, L tokens, T the longest option's tokens. Where every option is one token, a batch holds
 ``input_ids [B, L]``, ``option_ids [B, O]`` and ``option_positions [B, 1]``; otherwise each option is a row of its own:
 ``input_ids [B, O, L]``, ``option_ids [B, O, T]`` and ``option_positions [B, O, T]``. A model with an encoder reads the
-prompt once, ``input_ids [B, L]``, and its decoder ``option_ids [B, O, T]``. Every tensor's first dimension is B, so
-that anyone can cut a batch up.
+prompt once, ``input_ids [B, L]``, and its decoder ``option_ids [B, O, T]``. Where a task has no options, a batch holds
+the prompts, ``input_ids [B, L]``. Every tensor's first dimension is B, so that anyone can cut a batch up.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -28,6 +28,7 @@ from zoft.tasks.template import MASK, Parts
 __all__ = ["EncodedPrompts", "Example", "PromptEncoder", "PromptedCollator"]
 
 UNLIMITED = 1_000_000  # tokenizers that know no limit report a huge number
+NO_OPTION = -1  # is right where there are no options
 TAIL = 200  # characters of a prompt from which it is known how what follows is tokenised
 
 Tokens = tuple[int, ...]
@@ -53,12 +54,12 @@ class EncodedPrompts(Dataset[Example]):
 
     Attributes:
         examples: The examples.
-        truncated: How many of them lost some of their text.
+        lengths: The tokens of each one's prompt before any were cut.
         rows: What they were made of, in the same order.
     """
 
     examples: list[Example]
-    truncated: int
+    lengths: Sequence[int]
     rows: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
@@ -66,11 +67,6 @@ class EncodedPrompts(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
-
-    @property
-    def truncated_share(self) -> float:
-        """The share of examples that lost some of their text."""
-        return self.truncated / max(1, len(self))
 
 
 @dataclass(frozen=True)
@@ -90,11 +86,13 @@ class PromptedCollator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return the batch; see the module's docstring for its tensors."""
         options = [example["options"] for example in examples]
-        count, longest = max(map(len, options)), max(len(option) for row in options for option in row)
         facts = {
             "labels": torch.tensor([example["label"] for example in examples]),
             "row": torch.tensor([example["row"] for example in examples]),
         }
+        if not any(options):  # there are prompts alone
+            return {**self._pad([example["input_ids"] for example in examples]), **facts}
+        count, longest = max(map(len, options)), max(len(option) for row in options for option in row)
         # A lone option's probability counts, not only its share among others: it needs the vocabulary's normaliser.
         if self.kind != "seq2seq" and longest == 1 and count > 1:
             return {**self._one_token_options(examples, count), **facts}
@@ -213,19 +211,48 @@ class PromptEncoder:
         prompts = [self.task.prompt_parts(row) for row in rows]
         encoded = self._tokenise([self._text(parts) for parts in prompts])
         examples: list[Example] = []
-        truncated = 0
+        lengths = list(map(len, encoded))
         for index, (row, parts, ids) in enumerate(zip(rows, prompts, encoded, strict=True)):
-            options, label = self._options_of(row, parts), self.task.right(row)[0]
-            if training and self.task.trains_on == "answer":
+            options = self._options_of(row, parts)
+            label = self.task.right(row)[0] if options else NO_OPTION
+            if options and training and self.task.trains_on == "answer":
                 options, label = (options[label],), 0
             budget = self._budget(options)
             if len(ids) > budget:
                 ids = self._shortened(parts, ids, budget)
-                truncated += 1
             examples.append(
                 Example(input_ids=ids, position=self._position(ids), options=options, label=label, row=index)
             )
-        return EncodedPrompts(examples, truncated, rows)
+        return EncodedPrompts(examples, lengths, rows)
+
+    def prompt_text(self, row: Mapping[str, Any], *, solved: bool = False) -> str:
+        """Return a row's prompt as text, cut where `encode` cuts it.
+
+        Args:
+            row: A checked row.
+            solved: Put the right option where it belongs.
+        """
+        parts = self.task.prompt_parts(row)
+        ids = self._tokenise([self._text(parts)])[0]
+        text = self._text(self._fitted(parts, ids, self._budget(self._options_of(row, parts)))[0])
+        if not solved:
+            return text
+        option = self.task.options(row)[self.task.right(row)[0]]
+        return text.replace(str(self.tokenizer.mask_token), option) if self.kind == "masked" else text + option
+
+    def with_prompts(self, dataset: EncodedPrompts, texts: Sequence[str]) -> EncodedPrompts:
+        """Return encoded examples with other prompts, one for each. They are not cut."""
+        examples = [
+            Example(
+                input_ids=ids,
+                position=self._position(ids),
+                options=example["options"],
+                label=example["label"],
+                row=example["row"],
+            )
+            for ids, example in zip(self._tokenise(list(texts)), dataset.examples, strict=True)
+        ]
+        return replace(dataset, examples=examples)
 
     def collator(self, pad_to_multiple_of: int | None = None) -> PromptedCollator:
         """Return the collator for encoded examples."""
@@ -233,7 +260,7 @@ class PromptEncoder:
 
     def _budget(self, options: tuple[Tokens, ...]) -> int:
         # The option's own tokens, but the last, follow a causal model's prompt.
-        return self.limit - (max(map(len, options)) - 1 if self.kind == "causal" else 0)
+        return self.limit - (max(map(len, options), default=1) - 1 if self.kind == "causal" else 0)
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         encoded: list[list[int]] = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
@@ -256,8 +283,11 @@ class PromptEncoder:
         return ids.index(self.tokenizer.mask_token_id) - len(ids) if self.kind == "masked" else -1
 
     def _shortened(self, parts: Parts, ids: list[int], budget: int) -> list[int]:
+        return self._fitted(parts, ids, budget)[1]
+
+    def _fitted(self, parts: Parts, ids: list[int], budget: int) -> tuple[Parts, list[int]]:
         """Cut the longest column's text from its end until the prompt fits."""
-        if not self.tokenizer.is_fast:
+        if len(ids) > budget and not self.tokenizer.is_fast:
             raise ConfigError("a prompt is longer than max_length, and shortening it needs a fast tokenizer")
         while (excess := len(ids) - budget) > 0:
             columns = [index for index, (column, text) in enumerate(parts) if column is not None and text]
@@ -275,7 +305,7 @@ class PromptEncoder:
             cut = min(offsets[keep - 1][1], len(text) - 1) if keep > 0 else 0
             parts = [*parts[:longest], (column, text[:cut].rstrip()), *parts[longest + 1 :]]
             ids = self._tokenise([self._text(parts)])[0]
-        return ids
+        return parts, ids
 
     # --- options ----------------------------------------------------------------------------------------
 
@@ -289,7 +319,8 @@ class PromptEncoder:
     def _options_of(self, row: Mapping[str, Any], parts: Parts) -> tuple[Tokens, ...]:
         if self.task.label_words is not None:
             return self._shared_options
-        return self._option_tokens(parts, self.task.options(row))
+        options = self.task.options(row)
+        return self._option_tokens(parts, options) if options else ()
 
     def _option_tokens(self, parts: Parts, options: tuple[str, ...]) -> tuple[Tokens, ...]:
         """Return the tokens that each option adds after the prompt, as the tokenizer splits the two together."""

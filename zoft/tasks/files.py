@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoft.errors import DataError, did_you_mean
 from zoft.tasks.assets import is_packaged, load_packaged_dataset
+from zoft.tasks.csv_rows import read_csv, read_tsv
+from zoft.tasks.json_rows import read_json, read_jsonl
+from zoft.tasks.places import Place, Row
 
 __all__ = ["Row", "is_local_file", "load_hub", "load_rows"]
-
-Row = dict[str, Any]
 
 EVAL_SPLITS = ("validation", "test")  # in this order: a test split's labels are often withheld
 
@@ -30,8 +29,10 @@ def load_rows(source: str) -> list[Row]:
             rows.
     """
     if is_packaged(source):
-        return load_packaged_dataset(source)
+        return _numbered(load_packaged_dataset(source), source)
     path = Path(source).expanduser()
+    if path.is_dir():
+        raise DataError(f"{source}: this is a folder; name a file in it that ends in {', '.join(_READERS)}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -42,8 +43,8 @@ def load_rows(source: str) -> list[Row]:
         raise DataError(f"{source}: there is no such file (looked in {Path.cwd()})")
     try:
         rows = reader(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: the file is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{source}: the file cannot be read: {error.strerror}") from None
     if not rows:
         raise DataError(f"{source}: the file has no rows")
     return rows
@@ -72,66 +73,20 @@ def load_hub(
 
     try:
         loaded = datasets.load_dataset(name, config_name)
-    except (OSError, ValueError) as error:  # not found, no network, an unknown config name
+    except (OSError, ValueError, RuntimeError) as error:  # not found, no network, unknown config, a loading script
         raise DataError(
-            f"the data set {name!r} could not be loaded from the Hub: {error}\n"
-            "Without network, name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
+            f"the data set {name!r} could not be loaded from the Hub: {_one_line(error)}. Without network, "
+            " name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
         ) from error
     for split in ("train", *([] if eval_split is None else [eval_split])):
         if split not in loaded:
             raise DataError(f"the data set {name!r} has no split {split!r}; found: {', '.join(map(str, loaded))}")
     held_out = eval_split or next((split for split in EVAL_SPLITS if split in loaded), None)
-    return loaded["train"].to_list(), loaded[held_out].to_list() if held_out else None
 
+    def rows(split: str) -> list[Row]:
+        return _numbered(loaded[split].to_list(), f"{name}, {split} split")
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number} is not JSON: {error.msg} (column {error.colno})") from None
-            rows.append(_checked(row, f"{path}: line {number}"))
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.strip():
-        return []
-    try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            hint = "; a file with one JSON object a line must end in .jsonl"
-        else:
-            hint = ""
-        raise DataError(f"{path}: line {error.lineno} is not JSON: {error.msg}{hint}") from None
-    if not isinstance(loaded, list):
-        raise DataError(f"{path}: expected a list of objects, got {type(loaded).__name__}")
-    return [_checked(row, f"{path}: row {number}") for number, row in enumerate(loaded, start=1)]
-
-
-def _read_csv(path: Path, delimiter: str = ",") -> list[Row]:
-    rows: list[Row] = []
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                columns = reader.fieldnames or ()
-                if None in row or None in row.values():
-                    raise DataError(f"{path}: line {reader.line_num} does not have the header's {len(columns)} fields")
-                rows.append(dict(row))
-        except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num}: {error}") from None
-    return rows
-
-
-def _read_tsv(path: Path) -> list[Row]:
-    return _read_csv(path, delimiter="\t")
+    return rows("train"), rows(held_out) if held_out else None
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -139,22 +94,24 @@ def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from None
-    return rows
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file that can be read: {_one_line(error)}") from None
+    return _numbered(table.to_pylist(), str(path))
 
 
-def _checked(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object of column names and values, got {type(row).__name__}")
-    return row
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]], source: str) -> list[Row]:
+    return [Row(row, Place(source, "row", number)) for number, row in enumerate(rows, start=1)]
 
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
     ".parquet": _read_parquet,
 }

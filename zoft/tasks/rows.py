@@ -8,7 +8,7 @@ from typing import Any
 
 from zoft.errors import DataError, did_you_mean
 
-__all__ = ["Columns", "label_key"]
+__all__ = ["Columns", "label_key", "names_of"]
 
 
 def label_key(value: object) -> str:
@@ -22,6 +22,11 @@ def label_key(value: object) -> str:
         return str(int(value))
     text = str(value).strip()
     return text.lower() if text.lower() in ("true", "false") else text
+
+
+def names_of(row: Mapping[str, Any]) -> str:
+    """Return the names of a row's columns for a message; long ones, which are often a text in a header's place, cut."""
+    return ", ".join(f"{name!r:.60}" for name in row)
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,7 @@ class Columns:
         """
         for name in (*self.text, *self.lists, *([] if self.label is None else [self.label])):
             if name not in row:
-                found = ", ".join(map(repr, row))
-                raise DataError(f"there is no column {name!r}; found: {found}.{did_you_mean(name, row)}")
+                raise DataError(f"there is no column {name!r}; found: {names_of(row)}.{did_you_mean(name, row)}")
         for name in self.text:
             if not isinstance(row[name], (str, int, float)):
                 raise DataError(f"column {name!r} must hold text or a number, got {type(row[name]).__name__}")
@@ -59,7 +63,7 @@ class Columns:
                 raise DataError(f"column {name!r} must hold a list of at least one text, got {value!r:.80}")
         if self.label is not None and label_key(row[self.label]) not in self.labels:
             raise DataError(
-                f"column {self.label!r} holds {row[self.label]!r}, known labels are {', '.join(self.labels)}. "
+                f"column {self.label!r} holds {row[self.label]!r:.80}, known labels are {', '.join(self.labels)}. "
                 "Set 'labels' to the data's values, in the order of label_words"
             )
 

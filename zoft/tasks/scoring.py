@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from zoft.errors import ConfigError
 
-__all__ = ["NO_TOKEN", "answer_losses", "label_logits", "option_losses", "option_scores"]
+__all__ = ["NO_TOKEN", "answer_losses", "label_logits", "label_states", "option_losses", "option_scores"]
 
 NO_TOKEN = -1  # pads option ids where options differ in length, and examples in their number of options
 
@@ -66,6 +66,29 @@ def option_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return each example's cross-entropy of the tokens of its only option, a mean over them, in fp32, [B]."""
     return -option_scores(model, batch)[:, 0]
+
+
+def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return what the output layer reads where an example's option is predicted, in fp32, [B, H].
+
+    Args:
+        model: A language model, see `option_scores`.
+        batch: A batch whose options are one token each; with an encoder, one option an example.
+
+    Raises:
+        ConfigError: The model has no output layer.
+    """
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        read.append(inputs[0])
+
+    handle = _output_layer(language_model(model)).register_forward_hook(keep)
+    try:
+        option_scores(model, batch)
+    finally:
+        handle.remove()
+    return read[0].reshape(batch["option_ids"].shape[0], -1).float()
 
 
 def label_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ class FirstOrder:
     ) -> ProblemTrainer:
         """Make the Trainer, of the parameters that the recipe trains."""
         args = parsed.get(TrainingArguments)
+        if not problem.is_differentiable:
+            raise ConfigError(
+                f"this objective has no gradient, and zo_method {self.method} trains by gradients; train by forward "
+                "passes (mezo, fzoo, es, ...)"
+            )
         args.set_optimizer(
             OPTIMIZERS[self.method],
             learning_rate=args.learning_rate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from zoft.cli.arguments import AdapterArguments, PrivacyArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments
+from zoft.errors import ConfigError
 from zoft.hf.meters import peak_memory_bytes
 from zoft.hf.tasks import ProblemTrainer, TaskTrainer
 from zoft.log_file import LOG_NAME
@@ -70,12 +71,13 @@ class ZerothOrder:
     ) -> TaskTrainer:
         """Make the Trainer; of an adapter, where it starts from is kept for replays."""
         args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
+        config = self._config_for(problem)
         if parsed.get(AdapterArguments).use_peft:
             _start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
         return TaskTrainer(
             model=model,
             args=args,
-            zo=self.config,
+            zo=config,
             privacy=self.privacy,
             zo_checkpoints=options.zo_checkpoints,
             zo_snapshot_steps=options.zo_snapshot_steps,
@@ -83,15 +85,31 @@ class ZerothOrder:
             processing_class=processor,
         )
 
+    def _config_for(self, problem: Problem) -> ZOConfig:
+        """Return the configuration for a problem.
+
+        Raises:
+            ConfigError: The method differentiates losses, and the problem's have no gradient.
+        """
+        if not problem.is_differentiable and build_method(self.config).evaluation == "differentiated":
+            raise ConfigError(
+                f"zo_method {self.config.method} differentiates the loss, and this objective has no gradient; choose a "
+                "method that only evaluates it (mezo, fzoo, es, ...)"
+            )
+        # stream makes the noise anew in every forward, and writing takes one for each token.
+        moves_once = (
+            problem.writes and self.config.placement == "auto" and build_method(self.config).evaluation == "moved"
+        )
+        return replace(self.config, placement="snapshot") if moves_once else self.config
+
     def summary(self, trainer: ProblemTrainer) -> dict[str, Any]:
         """Return a finished run's figures."""
         run = cast("TaskTrainer", trainer)
-        engine, step_size, spending = run.zo_engine, run.zo_step_size, run.zo_spending
-        forwards = engine.step * engine.method.estimator.forwards + step_size.forwards
+        engine, spending = run.zo_engine, run.zo_spending
         return {
             "steps": engine.step,
-            "forwards": forwards * run.args.gradient_accumulation_steps,
-            **step_size.figures,
+            "forwards": run.zo_forwards,
+            **run.zo_step_size.figures,
             "processes": run.args.world_size,
             "method": engine.config.method,
             "placement": engine.placement,

@@ -9,6 +9,7 @@ from zoft.cli.commands import dispatch
 PROG = "zoft-bench"
 COMMANDS: dict[str, str] = {  # name: what it does, for the help; the module of that name here has its main(argv)
     "methods": "compare methods at equal forwards, tuned by one rule (docs/benchmark.md)",
+    "step": "one training step beside plain inference: time, memory, energy (docs/performance.md)",
     "nzk": "the neural zeroth-order kernel: theory against training, with figures (docs/nzk.md)",
 }
 

@@ -78,9 +78,9 @@ def run(options: NzkArguments) -> None:
         AssetError: A packaged data set that was named is missing or altered.
         DataError: A data set cannot be loaded.
     """
-    from zoft.bench.environment import environment
     from zoft.bench.nzk.experiment import MODELS, Experiment
     from zoft.bench.nzk.results import Settings
+    from zoft.environment import environment
     from zoft.reporting.figures import require_matplotlib
     from zoft.reporting.nzk import draw, table
 

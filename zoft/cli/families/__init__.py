@@ -1,7 +1,8 @@
 """Families of tasks: what kind of model each takes, and how a recipe becomes a problem for it.
 
-A family is a module with ``load(parsed)``, which returns a model and what prepares its inputs (a tokenizer, an image
-processor), and ``build(parsed, model, processor)``, which returns a :class:`zoft.problems.problem.Problem`.
+A family is a module with ``read(parsed)``, which returns checked rows, ``load(parsed)``, which returns a model and what
+prepares its inputs (a tokenizer, an image processor), and ``build(parsed, rows, model, processor)``, which returns a
+:class:`zoft.problems.problem.Problem`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zoft.cli.arguments import SFT, DataArguments
+from zoft.cli.arguments import SFT, DataArguments, ObjectiveArguments
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments
@@ -18,22 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["Family", "family_of"]
 
 _BY_TASK: dict[str, str] = {SFT: "sft"}  # names of tasks that are no prompts
-_PROMPTED = "prompted"
+_PROMPTED, _REWARDED = "prompted", "rewarded"
 
 
 class Family(Protocol):
     """What a family's module defines."""
 
     @staticmethod
+    def read(parsed: ParsedArguments) -> Any:
+        """Load, check and split the rows."""
+
+    @staticmethod
     def load(parsed: ParsedArguments) -> tuple[Any, Any]:
         """Load the model, on the training device, and what prepares its inputs."""
 
     @staticmethod
-    def build(parsed: ParsedArguments, model: Any, processor: Any) -> Problem:
-        """Load, check, split and encode the rows."""
+    def build(parsed: ParsedArguments, rows: Any, model: Any, processor: Any) -> Problem:
+        """Encode the rows for the model, and look for what is wrong with them."""
 
 
-def family_of(data: DataArguments) -> Family:
+def family_of(parsed: ParsedArguments) -> Family:
     """Return the family of a recipe's task."""
-    name = _BY_TASK.get(data.task or "", _PROMPTED)
+    otherwise = _REWARDED if parsed.get(ObjectiveArguments).reward_funcs else _PROMPTED
+    name = _BY_TASK.get(parsed.get(DataArguments).task or "", otherwise)
     return cast("Family", import_module(f"{__name__}.{name}"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, ObjectiveArguments, PrivacyArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.models import load_model_and_tokenizer, model_kind, planned_kind
 from zoft.errors import ConfigError
+from zoft.evaluation.metrics import metric
 from zoft.problems.problem import Problem
 from zoft.problems.prompted import prompted_problem
+from zoft.tasks.answers import AnswerTask
 from zoft.tasks.custom import read_task
 from zoft.tasks.data import Splits, load_splits, permute_labels
 from zoft.tasks.encoding import PromptEncoder
@@ -21,6 +24,7 @@ from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.spec import TaskSpec
 from zoft.tasks.task import ModelKind, Task
 
+CROSS_ENTROPY = "cross_entropy"
 INLINE = ("template", "label_words", "labels", "label_column")
 
 
@@ -44,11 +48,41 @@ def spec_of(data: DataArguments) -> TaskSpec:
     return TaskSpec(PromptedTask(data.template, tuple(data.label_words), _labels(data), data.label_column))
 
 
+def read(parsed: ParsedArguments) -> Splits:
+    """Load, check and split the recipe's rows.
+
+    Raises:
+        AssetError: A packaged data set is missing or altered.
+        ConfigError: The recipe names no rows, or asks of them what cannot be.
+        DataError: The rows cannot be used.
+    """
+    data = parsed.get(DataArguments)
+    spec = spec_of(data)
+    if data.shuffle_labels and spec.task.columns.label is None:
+        raise ConfigError("shuffle_labels permutes labels, and this task has none; leave it out")
+    if parsed.get(PrivacyArguments).is_private:
+        if data.shuffle_labels:
+            raise ConfigError(
+                "shuffle_labels gives rows each other's labels, so that one row more would change others; a private "
+                "run protects single rows. Leave one of them out"
+            )
+        if data.strict_data:
+            raise ConfigError(
+                "strict_data tells what the rows are like, which a private run keeps to itself. Leave one of them out"
+            )
+    return load_rows_of(parsed, spec)
+
+
 def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
-    model_arguments = parsed.get(ModelArguments)
-    task = spec_of(parsed.get(DataArguments)).task
-    args = parsed.get(TrainingArguments)
+    task = _task(parsed)
+    metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else
+    return load_for(parsed, task)
+
+
+def load_for(parsed: ParsedArguments, task: Task) -> tuple[Any, Any]:
+    """Load the model as what the task's prompts are for, and its tokenizer, on the training device."""
+    model_arguments, args = parsed.get(ModelArguments), parsed.get(TrainingArguments)
     model, tokenizer = load_model_and_tokenizer(
         model_arguments, planned_kind(model_arguments, task), adapter=parsed.get(AdapterArguments), seed=args.seed
     )
@@ -57,30 +91,46 @@ def load(parsed: ParsedArguments) -> tuple[Any, Any]:
     return model if settled else model.to(args.device), tokenizer
 
 
-def build(parsed: ParsedArguments, model: Any, tokenizer: Any) -> Problem:
-    """Load, split and encode the recipe's rows."""
-    data, privacy = parsed.get(DataArguments), parsed.get(PrivacyArguments)
-    if privacy.is_private and data.shuffle_labels:
+def build(parsed: ParsedArguments, splits: Splits, model: Any, tokenizer: Any) -> Problem:
+    """Encode the recipe's rows for its model, and inspect them if they are not private."""
+    data, is_private = parsed.get(DataArguments), parsed.get(PrivacyArguments).is_private
+    task, objective = _task(parsed), parsed.get(ObjectiveArguments).objective
+    optimizes_metric = objective != CROSS_ENTROPY
+    if optimizes_metric and is_private and metric(objective).of_each is None:
         raise ConfigError(
-            "shuffle_labels gives rows each other's labels, so that one row more would change others; a private run "
-            "protects single rows. Leave one of them out"
+            f"a private run adds up what single examples yield, and {objective} is a number of a whole batch; use "
+            "cross_entropy, or a metric that is a mean over examples, such as accuracy"
         )
-    spec = spec_of(data)
-    kind = model_kind(model, spec.task)
+    kind = model_kind(model, task)
     encoder = PromptEncoder(
-        task_for(kind, spec.task),
+        task_for(kind, task),
         tokenizer,
         data.max_length,
         reserved=parsed.get(AdapterArguments).virtual_tokens,
         kind=kind,
     )
-    splits = load_rows_of(parsed, spec)
-    if not data.shuffle_labels:
-        return prompted_problem(encoder, splits)
-    label = spec.task.columns.label
-    if label is None:
-        raise ConfigError("shuffle_labels permutes labels, and this task has none; leave it out")
-    return prompted_problem(encoder, permute_labels(splits, label, _data_seed(parsed)), splits)
+    label = task.columns.label
+    if data.shuffle_labels and label is not None:
+        shuffled = permute_labels(splits, label, _data_seed(parsed))
+        return prompted_problem(encoder, shuffled, splits, optimizes_metric=optimizes_metric)
+    return prompted_problem(encoder, splits, inspect=not is_private, optimizes_metric=optimizes_metric)
+
+
+def _task(parsed: ParsedArguments) -> Task:
+    """Return the recipe's task; its score is what is optimised, if that is a score."""
+    task, objective = spec_of(parsed.get(DataArguments)).task, parsed.get(ObjectiveArguments).objective
+    return task if objective == CROSS_ENTROPY else with_metric(task, objective)
+
+
+def with_metric(task: Task, name: str) -> Task:
+    """Return a task whose score is another; it is trained on its options where it has some.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    metric(name)
+    changed = {"metric": name} if isinstance(task, AnswerTask) else {"metric": name, "trains_on": "options"}
+    return cast("Task", replace(cast("Any", task), **changed))  # every kind of task is a dataclass with these fields
 
 
 def task_for(kind: ModelKind, task: Task) -> Task:
@@ -118,7 +168,7 @@ def load_rows_of(parsed: ParsedArguments, spec: TaskSpec) -> Splits:
         dataset=data.dataset if own else spec.dataset,
         dataset_config_name=data.dataset_config_name if own else spec.dataset_config_name,
         train_file=data.train_file,
-        eval_file=data.eval_file,
+        eval_file=data.eval_file if own or data.eval_file is not None else spec.eval_file,
         eval_split=None if own else spec.eval_split,
         prepare=spec.prepare,
         eval_fraction=data.eval_fraction,

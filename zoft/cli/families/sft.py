@@ -7,7 +7,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import SFT, AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.arguments import (
+    SFT,
+    AdapterArguments,
+    DataArguments,
+    ModelArguments,
+    ObjectiveArguments,
+    PrivacyArguments,
+)
 from zoft.cli.config import ParsedArguments
 from zoft.cli.models import load_model_and_tokenizer, trained_kind
 from zoft.errors import ConfigError
@@ -61,6 +68,11 @@ def read(parsed: ParsedArguments) -> Splits:
         DataError: The rows cannot be used.
     """
     data, privacy, args = parsed.get(DataArguments), parsed.get(PrivacyArguments), parsed.get(TrainingArguments)
+    if parsed.get(ObjectiveArguments) != ObjectiveArguments():
+        raise ConfigError(
+            f"task {SFT} minimises the cross-entropy of what its rows say; leave out objective, or give reward_funcs a "
+            "file with prompts and no task"
+        )
     if data.dataset is None and data.train_file is None:
         raise ConfigError("a recipe needs rows: give dataset or train_file")
     return load_splits(
@@ -80,8 +92,8 @@ def read(parsed: ParsedArguments) -> Splits:
     )
 
 
-def build(parsed: ParsedArguments, model: Any, tokenizer: Any) -> Problem:
-    """Load, split and encode the recipe's rows."""
+def build(parsed: ParsedArguments, splits: Splits, model: Any, tokenizer: Any) -> Problem:
+    """Encode the recipe's rows."""
     data = parsed.get(DataArguments)
     encoder = ConversationEncoder(
         tokenizer,
@@ -91,7 +103,7 @@ def build(parsed: ParsedArguments, model: Any, tokenizer: Any) -> Problem:
     )
     return sft_problem(
         encoder,
-        read(parsed),
+        splits,
         max_new_tokens=data.max_new_tokens,
         is_private=parsed.get(PrivacyArguments).is_private,
     )

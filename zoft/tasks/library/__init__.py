@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 from zoft.errors import ConfigError, did_you_mean
-from zoft.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from zoft.tasks.spec import TaskSpec
 
 __all__ = ["task_names", "task_spec"]
 

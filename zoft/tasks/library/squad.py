@@ -10,7 +10,7 @@ from zoft.tasks.spec import TaskSpec
 
 def prepare(row: dict[str, Any]) -> dict[str, Any]:
     """Take the accepted answers out of their places in the paragraph."""
-    return {**row, "answers": list(row["answers"]["text"])}
+    return {**row, "question": row["question"].strip(), "answers": list(row["answers"]["text"])}
 
 
 SPEC = TaskSpec(

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-import zoft
-
 
 @cache
 def environment(device: str) -> dict[str, Any]:
@@ -20,7 +18,7 @@ def environment(device: str) -> dict[str, Any]:
     installed = {found.name: found.version for found in distributions()}
     packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "numba")
     return {
-        "zoft": zoft.__version__,
+        "zoft": installed.get("zoft"),
         "revision": _revision(),
         "python": platform.python_version(),
         **{name: installed.get(name) for name in packages},
@@ -41,7 +39,7 @@ def _processor() -> str:
 
 def _revision() -> str | None:
     """The commit that is checked out, with ``+`` after it if files differ from it."""
-    folder = Path(zoft.__file__).parent
+    folder = Path(__file__).parent
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],

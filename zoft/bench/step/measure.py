@@ -1,0 +1,105 @@
+"""One contender's figures, taken in a process of its own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from zoft.bench.meters import MemoryMeter
+from zoft.bench.step.contenders import contender
+from zoft.bench.step.energy import joules
+from zoft.bench.step.workload import Workload
+
+__all__ = ["Figures", "measure"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured.
+
+    Attributes:
+        name: The contender.
+        trained: How many parameters it trains.
+        forwards: How many forwards a step cannot do without; None for training by gradients.
+        step_seconds: Median time of a step.
+        forward_seconds: Median time of one plain forward, measured in between.
+        step_seconds_all: The time of each step.
+        tokens_per_second: Of the batch, counted once.
+        peak_bytes: Peak memory while it trained; None where it cannot be measured.
+        joules_per_step: None where the device does not say.
+    """
+
+    name: str
+    trained: int
+    forwards: int | None
+    step_seconds: float
+    forward_seconds: float
+    step_seconds_all: list[float]
+    tokens_per_second: float
+    peak_bytes: int | None
+    joules_per_step: float | None
+
+
+def measure(workload: Workload, name: str, rounds: int) -> Figures:
+    """Measure one contender in a fresh process, so that memory is its own.
+
+    Steps and plain forwards take turns, so that what slows the machine for a while slows both.
+
+    Raises:
+        ConfigError: There is no such contender.
+    """
+    contender(name)  # refused here rather than there
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return Figures(**pool.submit(_measure, asdict(workload), name, rounds).result())
+
+
+def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[str, Any]:
+    workload, chosen = Workload(**workload_settings), contender(name)
+    device = torch.device(workload.device)
+    model, loss = workload.load(chosen.train)
+    forward, step = contender("forward").prepare(model, loss), chosen.prepare(model, loss)
+    for warm_up in (forward, step, step):
+        warm_up()
+    count = chosen.forwards or 1
+    forwards = [_seconds(forward, device, count) / count]
+    meter = MemoryMeter(device)
+    steps, energies = [], []
+    for _ in range(rounds):
+        before = joules(device)
+        steps.append(_seconds(step, device))
+        after = joules(device)
+        if before is not None and after is not None:
+            energies.append(after - before)
+        forwards.append(_seconds(forward, device, count) / count)
+    step_seconds = statistics.median(steps)
+    return asdict(
+        Figures(
+            name=name,
+            trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            forwards=chosen.forwards,
+            step_seconds=step_seconds,
+            forward_seconds=statistics.median(forwards),
+            step_seconds_all=steps,
+            tokens_per_second=workload.tokens / step_seconds,
+            peak_bytes=meter.peak_bytes(),
+            joules_per_step=statistics.median(energies) if energies else None,
+        )
+    )
+
+
+def _seconds(work: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

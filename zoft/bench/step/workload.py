@@ -1,0 +1,136 @@
+"""A model and a batch to time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from zoft.bench.problems.trained import select_trained
+from zoft.checks import check_choice, check_count
+from zoft.tasks.assets import is_packaged, resolve_model
+from zoft.tasks.scoring import option_losses
+
+__all__ = ["DTYPES", "LOSSES", "SHAPES", "Workload"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _opt(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "opt",
+        "hidden_size": hidden,
+        "word_embed_proj_dim": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "ffn_dim": 4 * hidden,
+        "vocab_size": 50272,
+    }
+
+
+def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": intermediate,
+        "vocab_size": 32000,
+    }
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "shape:llama-10m": _llama(128, 8, 4, 344),
+    "shape:llama-30m": _llama(320, 8, 5, 864),
+    "shape:opt-125m": _opt(768, 12, 12),
+    "shape:opt-350m": _opt(1024, 24, 16),
+    "shape:opt-1.3b": _opt(2048, 24, 32),
+    "shape:opt-13b": _opt(5120, 40, 40),
+    "shape:opt-30b": _opt(7168, 48, 56),
+    "shape:llama-7b": _llama(4096, 32, 32, 11008),
+}
+"""Published sizes of models (Zhang et al. 2022, arXiv 2205.01068; Touvron et al. 2023, arXiv 2302.13971), and two small
+ones. Their weights are random: speed and memory do not depend on them."""
+
+
+def _label_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """The loss of `zoft-train`'s prompts: two one-token options after each row."""
+    count = len(ids)
+    where = torch.full((count, 1), -1, device=ids.device)
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "option_ids": torch.tensor([[5, 6]], device=ids.device).expand(count, -1),
+        "option_positions": where,
+        "labels": torch.zeros(count, dtype=torch.long, device=ids.device),
+    }
+    return option_losses(model, batch).mean()
+
+
+def _lm_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+    return loss
+
+
+LOSSES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {"label": _label_loss, "lm": _lm_loss}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed.
+
+    Attributes:
+        model: ``packaged:NAME``, a folder, a Hub name, or one of `SHAPES`.
+        dtype: Of the weights.
+        batch_size: Rows.
+        length: Tokens of each; none is padding.
+        loss: ``label``: as zoft-train scores one-token options. ``lm``: as the model scores all tokens.
+        device: Where it runs.
+    """
+
+    model: str = "packaged:smollm2-135m-instruct"
+    dtype: str = "float32"
+    batch_size: int = 16
+    length: int = 64
+    loss: str = "label"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("loss", self.loss, LOSSES)
+        check_count("batch_size", self.batch_size)
+        check_count("length", self.length)
+        if self.model.startswith("shape:"):
+            check_choice("model", self.model, SHAPES)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch."""
+        return self.batch_size * self.length
+
+    def load(self, train: str) -> tuple[nn.Module, Callable[[], Tensor]]:
+        """Return the model, in evaluation mode, and the loss of the batch.
+
+        Args:
+            train: See `zoft.bench.problems.trained.select_trained`.
+        """
+        dtype, device = DTYPES[self.dtype], torch.device(self.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            if self.model in SHAPES:
+                settings = dict(SHAPES[self.model])
+                config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+                with device:
+                    base = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+            else:
+                name = str(resolve_model(self.model)) if is_packaged(self.model) else self.model
+                base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        model = select_trained(base, train, seed=0).to(device).eval()
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(base.config.vocab_size, (self.batch_size, self.length), generator=generator).to(device)
+        return model, lambda: LOSSES[self.loss](model, ids)

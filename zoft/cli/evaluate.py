@@ -1,0 +1,266 @@
+"""``zoft-eval --config recipe.yaml`` or ``--run runs/x``: measure a model, or one before and after its fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
+from zoft.cli.processes import leave_together
+from zoft.cli.report import write_file
+from zoft.errors import ConfigError
+from zoft.log_file import LOG_NAME
+
+if TYPE_CHECKING:
+    from zoft.evaluation.intervals import Difference
+    from zoft.problems.modes import Measured, Settings
+    from zoft.problems.problem import Problem
+
+PROG = "zoft-eval"
+
+
+@dataclass
+class EvaluationArguments:
+    """What to measure, and where to write it."""
+
+    _argument_group_name = "evaluation"
+
+    modes: list[str] = field(
+        default_factory=lambda: ["zero_shot"],
+        metadata={
+            "help": "One or several: zero_shot; in_context (solved training rows before each prompt); linear_probe (a "
+            "logistic regression on what the output layer reads, fitted to the training rows).",
+            "choices": ["zero_shot", "in_context", "linear_probe"],
+        },
+    )
+    run: str | None = field(
+        default=None,
+        metadata={"help": "A run's folder: measure its model before and after training. Brings its recipe with it."},
+    )
+    num_demonstrations: int = field(
+        default=32, metadata={"help": "In context: how many training rows are shown, as many of each class."}
+    )
+    context_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "In context: the longest prompt in tokens, the row's own max_length included; default: what the "
+            "model can read. Demonstrations that do not fit are left out."
+        },
+    )
+    sfc: bool = field(
+        default=False,
+        metadata={"help": "Also calibrate scores by the options' scores after the prompt without the row."},
+    )
+    sfc_template: str | None = field(
+        default=None,
+        metadata={"help": "That prompt; default: the task's, or else its template with the columns left out."},
+    )
+    output_file: str | None = field(default=None, metadata={"help": "Write the results into this file, as JSON."})
+    predictions_file: str | None = field(
+        default=None, metadata={"help": "Write what was said of each row into this file, as JSON lines."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_demonstrations < 1:
+            raise ConfigError(f"num_demonstrations must be >= 1, got {self.num_demonstrations}")
+        if self.context_length is not None and self.context_length < 1:
+            raise ConfigError(f"context_length must be >= 1, got {self.context_length}")
+        if self.sfc_template is not None:
+            if not self.sfc:
+                raise ConfigError("sfc_template is what sfc calibrates by; add --sfc")
+            self.sfc_template = self.sfc_template.replace("\\n", "\n")  # as shells hand a line break over
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``zoft-eval``."""
+    parsed = parse_cli(
+        _with_recipe_of_run(sys.argv[1:] if argv is None else argv),
+        prog=PROG,
+        description="Measure a language model on a recipe's held-out rows: as it is, shown examples, calibrated, or by "
+        "a linear probe; before and after fine-tuning.",
+        groups=(*TRAIN_GROUPS, EvaluationArguments),
+    )
+    with user_errors(PROG):
+        try:
+            run(parsed)
+            leave_together()
+        except KeyboardInterrupt:
+            print(f"\n{PROG}: interrupted; nothing was written.", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def run(parsed: ParsedArguments) -> dict[str, Any]:
+    """Measure, print, write. Returns what ``output_file`` holds."""
+    from torch import nn
+    from transformers import TrainingArguments, set_seed
+
+    from zoft.cli.families import family_of
+    from zoft.evaluation.intervals import with_intervals
+    from zoft.problems.modes import check_mode, measure
+    from zoft.reporting.evaluation import evaluation_report
+
+    args, options, data = parsed.get(TrainingArguments), parsed.get(EvaluationArguments), parsed.get(DataArguments)
+    _check_privacy(parsed)
+    for file in (options.output_file, options.predictions_file):
+        _check_writable(file)
+    if options.run is not None:
+        _check_saved(Path(options.run))
+    set_seed(args.seed)
+    family = family_of(parsed)
+    rows = family.read(parsed)
+    model, processor = family.load(parsed)
+    problem = family.build(parsed, rows, model, processor)
+    settings = _settings(parsed)
+    modes = tuple(dict.fromkeys(options.modes))
+    for mode in modes:
+        check_mode(mode, problem, settings)
+    shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else ""
+    _say(f"{len(problem.evaluation)} held-out rows, {len(problem.train)} training rows{shuffled}\n")
+
+    def measured(model: nn.Module) -> list[Measured]:
+        found = (one for mode in modes for one in measure(mode, problem, model, settings))
+        return [replace(one, evaluation=with_intervals(one.evaluation, problem.metric)) for one in found]
+
+    if options.run is None:
+        results = {"model": measured(model)}
+    elif parsed.get(AdapterArguments).use_peft:
+        from zoft.cli.adapters import load_adapter, recall_start
+
+        recall_start(model, Path(options.run, LOG_NAME))
+        results = {"before": measured(model)}
+        load_adapter(model, Path(options.run))
+        results["after"] = measured(model)
+    else:
+        results = {"before": measured(model)}
+        del model  # two of them may not fit
+        results["after"] = measured(family.load(_tuned(parsed, options.run))[0])
+    differences = _differences(results, problem.metric)
+    _say(evaluation_report(results, differences, problem.metric))
+    found = {
+        "model": options.run or parsed.get(ModelArguments).model_name_or_path,
+        "metric": problem.metric,
+        "results": [
+            {"model": name, "mode": one.mode, **one.evaluation.scores, **one.facts}
+            for name, of_model in results.items()
+            for one in of_model
+        ],
+        "differences": {mode: asdict(difference) for mode, difference in differences.items()},
+    }
+    if args.process_index == 0:
+        if options.output_file is not None:
+            write_file(options.output_file, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        if options.predictions_file is not None:
+            write_file(options.predictions_file, "".join(_lines(results, problem)))
+    return found
+
+
+def _with_recipe_of_run(argv: Sequence[str]) -> list[str]:
+    """Add the recipe of the run that is named, unless another one is given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run")
+    parser.add_argument("--config")
+    known, _ = parser.parse_known_args(argv)
+    if known.run is None or known.config is not None:
+        return list(argv)
+    return ["--config", str(Path(known.run, "resolved_config.yaml")), *argv]
+
+
+def _check_privacy(parsed: ParsedArguments) -> None:
+    privacy = parsed.get(PrivacyArguments)
+    if not privacy.is_private:
+        return
+    if not privacy.dp_eval_is_public:
+        raise ConfigError(
+            "the recipe is private and takes the held-out rows for private, too: to measure on them is to tell of "
+            "them. If they are public, add --dp_eval_is_public true"
+        )
+    if exact := [mode for mode in parsed.get(EvaluationArguments).modes if mode != "zero_shot"]:
+        raise ConfigError(f"{exact[0]} reads the training rows as they are, and the recipe is private; leave it out")
+
+
+def _check_writable(file: str | None) -> None:
+    if file is not None and not os.access(Path(file).parent, os.W_OK):
+        raise ConfigError(f"{file} cannot be written: there is no folder {str(Path(file).parent)!r} to write into")
+
+
+def _check_saved(run: Path) -> None:
+    if not any(run.glob("*.safetensors")):
+        raise ConfigError(
+            f"run: there is no saved model in {str(run)!r}. A run that keeps only its log gets one by "
+            f"zoft-replay --config {run}/resolved_config.yaml --save_to {run}"
+        )
+
+
+def _settings(parsed: ParsedArguments) -> Settings:
+    from transformers import TrainingArguments
+
+    from zoft.problems.modes import Settings
+
+    args, options = parsed.get(TrainingArguments), parsed.get(EvaluationArguments)
+    length = options.context_length
+    return Settings(
+        batch_size=args.per_device_eval_batch_size,
+        device=args.device,
+        num_demonstrations=options.num_demonstrations,
+        context_length=length,
+        sfc=options.sfc,
+        sfc_template=options.sfc_template,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+
+
+def _tuned(parsed: ParsedArguments, run: str) -> ParsedArguments:
+    """Return the recipe with the fine-tuned model in place of the one that was fine-tuned."""
+    model = replace(parsed.get(ModelArguments), model_name_or_path=run, gguf_file=None)
+    return replace(parsed, instances=tuple(model if type(one) is ModelArguments else one for one in parsed.instances))
+
+
+def _differences(results: Mapping[str, Sequence[Measured]], metric: str) -> dict[str, Difference]:
+    from zoft.evaluation.intervals import difference
+
+    if "before" not in results:
+        return {}
+    pairs = zip(results["before"], results["after"], strict=True)
+    return {
+        before.mode: difference(before.evaluation.predictions, after.evaluation.predictions, metric)
+        for before, after in pairs
+        if len(before.evaluation.predictions) > 1
+    }
+
+
+def _lines(results: Mapping[str, Sequence[Measured]], problem: Problem) -> Iterator[str]:
+    from zoft.evaluation.metrics import metric
+
+    of_each = metric(problem.metric).of_each
+    for name, of_model in results.items():
+        for one in of_model:
+            for row, said in enumerate(one.evaluation.predictions):
+                line = {
+                    "model": name,
+                    "mode": one.mode,
+                    "row": row,
+                    "prompt": problem.show(row),
+                    "expected": said.expected,
+                    "predicted": said.predicted,
+                    "loss": said.loss,
+                    **({} if of_each is None else {problem.metric: of_each(said)}),
+                }
+                yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _say(text: str) -> None:
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What ``zoft-train`` leaves of a finished run, beside its log and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments
+from zoft.cli.config import ParsedArguments
+
+if TYPE_CHECKING:
+    from zoft.hf.tasks import ProblemTrainer
+
+
+def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str, Any]) -> None:
+    """Save what the Trainer logged and, unless the user does not want it, the model with its card.
+
+    All processes of a run must call this.
+
+    Args:
+        trainer: The trainer, after training.
+        parsed: The run's settings.
+        metrics: What ``metrics.json`` holds.
+    """
+    from zoft.hf.model_card import CardFacts
+    from zoft.hf.tasks import TaskTrainer
+
+    model, data = parsed.get(ModelArguments), parsed.get(DataArguments)
+    # Other trainers train by gradients, which Trainer's own cards describe.
+    with_card = trainer if isinstance(trainer, TaskTrainer) else None
+    if with_card is not None:
+        scores = {name: metrics[name] for name in ("before", "after") if name in metrics}
+        with_card.zo_card = CardFacts(
+            base_model=model.model_name_or_path,
+            dataset=data.dataset or data.train_file or data.task,
+            task="text-classification" if "accuracy" in scores.get("after", ()) else "text-generation",
+            scores=scores,
+            replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
+        )
+    trainer.save_state()
+    if parsed.get(RunArguments).save_model:
+        trainer.save_model(str(trainer.args.output_dir))  # with push_to_hub, this publishes too
+        if with_card is not None:
+            with_card.create_model_card()

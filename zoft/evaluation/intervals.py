@@ -1,0 +1,134 @@
+"""How sure a score is, and whether two models differ: 95% confidence intervals and paired tests.
+
+A share has Wilson's interval (Wilson 1927; Brown, Cai and DasGupta 2001), any other score that of a seeded percentile
+bootstrap over examples. Two models on the same rows are compared row by row: shares by McNemar's exact test (1947), and
+the difference of any score by a bootstrap that draws rows, each with what both models made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap
+
+from zoft.evaluation.metrics import metric
+from zoft.evaluation.predictions import Evaluation, Prediction
+
+__all__ = ["CONFIDENCE", "Difference", "Interval", "difference", "interval", "share_interval", "with_intervals"]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+Interval = tuple[float, float]
+
+_SHARES = ("accuracy", "exact_match")  # metrics that are a mean of zeros and ones
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score after minus the score before, on the same rows.
+
+    Attributes:
+        metric: The score.
+        value: The difference.
+        interval: Its confidence interval.
+        p_value: Probability of such a difference or a larger one between equally good models; None but for shares.
+    """
+
+    metric: str
+    value: float
+    interval: Interval
+    p_value: float | None = None
+
+
+def share_interval(hits: int, count: int) -> Interval:
+    """Return Wilson's interval of ``hits`` out of ``count`` > 0."""
+    found = binomtest(hits, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def interval(predictions: Sequence[Prediction], name: str, *, seed: int = 0) -> Interval:
+    """Return the confidence interval of a metric.
+
+    Args:
+        predictions: At least one; of other scores than shares, at least two.
+        name: The metric's name.
+        seed: Decides what the bootstrap draws.
+    """
+    if name in _SHARES:
+        return share_interval(round(sum(_each(predictions, name))), len(predictions))
+    return _bootstrap(len(predictions), _score_of(predictions, name), seed)
+
+
+def difference(before: Sequence[Prediction], after: Sequence[Prediction], name: str, *, seed: int = 0) -> Difference:
+    """Compare two models on the same rows.
+
+    Args:
+        before: What the first made of each row, of at least two.
+        after: What the second made of each, in the same order.
+        name: The metric's name.
+        seed: Decides what the bootstrap draws.
+    """
+    score_before, score_after = _score_of(before, name), _score_of(after, name)
+
+    def of_rows(rows: NDArray[np.int64]) -> float:
+        return score_after(rows) - score_before(rows)
+
+    p_value = None
+    if name in _SHARES:
+        won = sum(b < a for b, a in zip(_each(before, name), _each(after, name), strict=True))
+        lost = sum(b > a for b, a in zip(_each(before, name), _each(after, name), strict=True))
+        p_value = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    count = len(before)
+    return Difference(name, of_rows(np.arange(count)), _bootstrap(count, of_rows, seed), p_value)
+
+
+def with_intervals(evaluation: Evaluation, name: str) -> Evaluation:
+    """Return an evaluation whose scores have the interval of a metric, ``accuracy_ci``, and those of the classes.
+
+    Without predictions there are none, nor can rows be drawn of a single one.
+    """
+    predictions, scores = evaluation.predictions, dict(evaluation.scores)
+    if len(predictions) > (name not in _SHARES):
+        scores[f"{name}_ci"] = list(interval(predictions, name))
+    if "class_accuracy" in scores:
+        scores["class_accuracy_ci"] = [
+            _class_interval(evaluation.predictions, label) for label in range(len(scores["class_accuracy"]))
+        ]
+    return Evaluation(scores, evaluation.predictions)
+
+
+def _class_interval(predictions: Sequence[Prediction], label: int) -> list[float] | None:
+    of_class = [one.chosen == label for one in predictions if one.right[0] == label]
+    return list(share_interval(sum(of_class), len(of_class))) if of_class else None
+
+
+def _each(predictions: Sequence[Prediction], name: str) -> list[float]:
+    of_each = metric(name).of_each
+    assert of_each is not None  # the score is a share
+    return [of_each(one) for one in predictions]
+
+
+def _score_of(predictions: Sequence[Prediction], name: str) -> Callable[[NDArray[np.int64]], float]:
+    """Return what gives the score of some of the predictions, by their places."""
+    wanted = metric(name)
+    if wanted.of_each is None:
+        return lambda places: wanted.of([predictions[place] for place in places])
+    each = np.array([wanted.of_each(one) for one in predictions])
+    return lambda places: float(each[places].mean())
+
+
+def _bootstrap(count: int, score: Callable[[NDArray[np.int64]], float], seed: int) -> Interval:
+    found = bootstrap(
+        (np.arange(count),),
+        score,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

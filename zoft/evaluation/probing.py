@@ -1,0 +1,117 @@
+"""Linear probing: a logistic regression on what a language model's output layer reads, in that layer's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from zoft.errors import ConfigError, DataError
+from zoft.evaluation.batches import over_batches
+from zoft.evaluation.options import evaluation_of_scores
+from zoft.evaluation.predictions import Evaluation
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+from zoft.tasks.scoring import label_states
+from zoft.tasks.task import Task
+
+__all__ = ["evaluate_probe", "fit_probe", "label_features", "probed_words"]
+
+
+def evaluate_probe(
+    model: nn.Module,
+    train: EncodedPrompts,
+    evaluation: EncodedPrompts,
+    encoder: PromptEncoder,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Fit a probe on training rows and measure it on evaluation rows, as `zoft.evaluation.options` does a model.
+
+    Args:
+        model: The language model, whose weights are only read.
+        train: The training rows, encoded.
+        evaluation: The rows to measure on, encoded.
+        encoder: The task, made ready for the model.
+        batch_size: Examples in a batch.
+        device: Where the batches go; default: where the model's first parameter lies.
+
+    Raises:
+        ConfigError: The task's rows have options of their own.
+        DataError: A class has no training row.
+    """
+    words = probed_words(encoder.task)
+    labels = [encoder.task.right(row)[0] for row in train.rows]
+    if absent := [word for label, word in enumerate(words) if label not in labels]:
+        raise DataError(f"a linear probe needs training rows of each class, and none is {absent[0]!r}")
+    features, of_evaluation = (
+        label_features(model, rows, encoder, batch_size=batch_size, device=device) for rows in (train, evaluation)
+    )
+    log_probabilities = fit_probe(features, labels).predict_log_proba(of_evaluation)
+    return evaluation_of_scores(encoder.task, evaluation.rows, list(torch.from_numpy(log_probabilities)))
+
+
+def probed_words(task: Task) -> tuple[str, ...]:
+    """Return what the classes are called that a probe tells apart.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if task.label_words is None:
+        raise ConfigError(
+            "linear_probe tells classes apart, and this task has none: its rows have options or answers of their own. "
+            "Leave it out"
+        )
+    return task.label_words
+
+
+def label_features(
+    model: nn.Module,
+    dataset: EncodedPrompts,
+    encoder: PromptEncoder,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> NDArray[np.float64]:
+    """Return what the output layer reads where each example's option is predicted, [N, H]."""
+    # Which options there are does not matter to what comes before them; one token each makes one row an example.
+    token = ((0,),) if encoder.kind == "seq2seq" else ((0,), (0,))
+    examples = [example.copy() for example in dataset.examples]
+    for example in examples:
+        example["options"] = token
+
+    def of_batch(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
+        return list(label_states(model, batch).cpu())
+
+    found = over_batches(
+        model,
+        replace(dataset, examples=examples),
+        encoder.collator(),
+        of_batch,
+        batch_size=batch_size,
+        device=device,
+        title="reading features",
+    )
+    return torch.stack(found).double().numpy()
+
+
+def fit_probe(features: NDArray[np.float64], labels: Sequence[int]) -> Any:
+    """Fit scikit-learn's logistic regression to standardised features.
+
+    Args:
+        features: Of N training rows, [N, H].
+        labels: Their classes.
+
+    Returns:
+        A fitted pipeline of scikit-learn.
+    """
+    from sklearn.linear_model import LogisticRegression  # takes seconds, which other modes need not wait for
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(features, labels)

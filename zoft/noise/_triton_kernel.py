@@ -1,0 +1,243 @@
+"""The GPU code behind :mod:`zoft.noise.cuda`; the only file that knows Triton.
+
+A program makes the noise of a few neighbouring tiles of 256 elements (32 lanes, 4 words, 2 halves; see
+``docs/noise.md``), so that each Philox block of Gaussian values, and of rounding draws, is computed once. Sums over
+directions stay in registers; weights are read once and written once. Which parameter and which tiles a program has is
+looked up in a table of the call's work items, so one launch serves any number of tensors.
+
+Only what Triton's language itself defines is called, none of its library functions, so that its interpreter runs them
+however it was imported. Kernels must be launched with ``enable_fp_fusion=False``: the specification rounds every
+operation on its own.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from zoft.noise import spec
+
+TILE = tl.constexpr(spec.GAUSSIAN_TILE)
+LANES = tl.constexpr(spec.LANES)
+RADEMACHER_TILES = tl.constexpr(spec.RADEMACHER_TILE // spec.GAUSSIAN_TILE)
+ROUNDS = tl.constexpr(spec.PHILOX_ROUNDS)
+M0, M1 = tl.constexpr(spec.PHILOX_M0), tl.constexpr(spec.PHILOX_M1)
+W0, W1 = tl.constexpr(spec.PHILOX_W0), tl.constexpr(spec.PHILOX_W1)
+DIRECTION, ROUNDING = tl.constexpr(spec.PURPOSE_DIRECTION << 24), tl.constexpr(spec.PURPOSE_ROUNDING << 24)
+SPLIT = tl.constexpr(spec.LOG_SPLIT_BITS)
+G0, G1, G2, G3, G4 = (tl.constexpr(bits) for bits in spec.LOG_POLY_BITS)
+S0, S1, S2 = (tl.constexpr(bits) for bits in spec.SIN_POLY_BITS)
+C0, C1, C2 = (tl.constexpr(bits) for bits in spec.COS_POLY_BITS)
+MINUS_TWO_LN2, ANGLE_STEP = tl.constexpr(spec.MINUS_TWO_LN2_BITS), tl.constexpr(spec.ANGLE_STEP_BITS)
+
+F32, BF16, F16, F64 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+GAUSSIAN, RADEMACHER = tl.constexpr(0), tl.constexpr(1)
+ITEM_FIELDS = tl.constexpr(6)  # address written, address read, count, start, parameter, first program
+CALL_HEADER = tl.constexpr(6)
+TERM_FIELDS = tl.constexpr(3)  # step, query, coefficient (the bits of a float64)
+
+
+@triton.jit
+def _constant(bits: tl.constexpr):
+    return tl.full((1, 1), bits, tl.uint32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _philox(block, c1, c2, c3, k0, k1):
+    """Philox4x32-10 of the counters ``(block low, c1 | block high << 24, c2, c3)``; four tensors of words."""
+    nothing = block * 0
+    a, b = (block & 0xFFFFFFFF).to(tl.uint32), (c1 | ((block >> 32) << 24)).to(tl.uint32)
+    c, d = (nothing + c2).to(tl.uint32), (nothing + c3).to(tl.uint32)
+    q0, q1 = (nothing + k0).to(tl.uint32), (nothing + k1).to(tl.uint32)
+    m0, m1 = (nothing + M0).to(tl.uint32), (nothing + M1).to(tl.uint32)
+    for _ in tl.static_range(ROUNDS):
+        high0, low0 = tl.umulhi(a, m0), a * m0
+        high1, low1 = tl.umulhi(c, m1), c * m1
+        a, b, c, d = high1 ^ b ^ q0, low1, high0 ^ d ^ q1, low0
+        q0 += tl.full((1, 1), W0, tl.uint32)
+        q1 += tl.full((1, 1), W1, tl.uint32)
+    return a, b, c, d
+
+
+@triton.jit
+def _gaussian_pair(word):
+    """Two float32 Gaussian values from each 32-bit word."""
+    odd = (((word >> 1) & 0x7FFFE) | 1).to(tl.float32)
+    shifted = odd.to(tl.uint32, bitcast=True) - tl.full((1, 1), SPLIT, tl.uint32)
+    exponent = ((shifted.to(tl.int32, bitcast=True) >> 23) - 19).to(tl.float32)
+    mantissa = (shifted & 0x7FFFFF) + tl.full((1, 1), SPLIT, tl.uint32)
+    m = mantissa.to(tl.float32, bitcast=True) - 1.0
+    mm = m * m
+    p = (_constant(G0) + _constant(G1) * m) + mm * ((_constant(G2) + _constant(G3) * m) + _constant(G4) * mm)
+    radius = tl.sqrt_rn(exponent * _constant(MINUS_TWO_LN2) + p * m)
+    angle = ((word.to(tl.int32, bitcast=True) >> 20).to(tl.float32) + 0.5) * _constant(ANGLE_STEP)
+    y = angle * angle
+    s = ((_constant(S2) * y + _constant(S1)) * y + _constant(S0)) * angle
+    c = (_constant(C2) * y + _constant(C1)) * y + _constant(C0)
+    low, high = radius * (c - s), radius * (c + s)
+    return _flipped(low, word << 31), _flipped(high, (word << 30) & 0x80000000)
+
+
+@triton.jit
+def _flipped(value, sign):
+    """The value with its sign bit changed where ``sign`` has it."""
+    return (value.to(tl.uint32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _rademacher(word, bit):
+    """+1 where the bit is 0, -1 where it is 1."""
+    return _flipped(tl.full((1, 1), 0x3F800000, tl.uint32).to(tl.float32, bitcast=True), (word >> bit) << 31)
+
+
+@triton.jit
+def _scaled(z, coefficient, code: tl.constexpr):
+    if code == F64:
+        return z.to(tl.float64) * coefficient
+    else:
+        return z * coefficient.to(tl.float32)
+
+
+@triton.jit
+def _float16_stochastic(value, draw):
+    """Bits of float16, rounded up with probability equal to the remainder."""
+    bits = value.to(tl.uint32, bitcast=True)
+    carried = (bits + (draw >> 3)) & 0xFFFFE000
+    normal = carried.to(tl.float32, bitcast=True).to(tl.float16).to(tl.uint16, bitcast=True)
+    # Below the normal range the spacing of float16 is the constant 2^-24.
+    scaled = tl.abs(value) * 16777216.0
+    units = tl.floor(scaled)
+    up = (draw.to(tl.int32).to(tl.float32) < (scaled - units) * 65536.0).to(tl.float32)
+    tiny = ((units + up) * 5.9604644775390625e-08).to(tl.float16).to(tl.uint16, bitcast=True)
+    signed = tiny | ((bits & 0x80000000) >> 16).to(tl.uint16)
+    return tl.where(tl.abs(value) < 6.103515625e-05, signed, normal)
+
+
+@triton.jit
+def _bfloat16_nearest(value):
+    bits = value.to(tl.uint32, bitcast=True)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (tl.where(value != value, bits | 0x400000, rounded) >> 16).to(tl.uint16)
+
+
+@triton.jit
+def _write(out, base, place, mask, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr):
+    """``out[place] = round(decay * base[place] + total)``, with 16-bit numbers as their bits."""
+    if code == F64:
+        pointer = tl.pointer_type(tl.float64)
+        old = tl.load(base.to(pointer) + place, mask=mask, other=0.0)
+        tl.store(out.to(pointer) + place, old * decay + total, mask=mask)
+    elif code == F32:
+        pointer = tl.pointer_type(tl.float32)
+        old = tl.load(base.to(pointer) + place, mask=mask, other=0.0)
+        tl.store(out.to(pointer) + place, old * decay.to(tl.float32) + total, mask=mask)
+    else:
+        pointer = tl.pointer_type(tl.uint16)
+        bits = tl.load(base.to(pointer) + place, mask=mask, other=0)
+        if code == BF16:
+            old = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        else:
+            old = bits.to(tl.float16, bitcast=True).to(tl.float32)
+        value = old * decay.to(tl.float32) + total
+        if code == BF16:
+            if stochastic:
+                new = ((value.to(tl.uint32, bitcast=True) + draw) >> 16).to(tl.uint16)
+            else:
+                new = _bfloat16_nearest(value)
+        else:
+            if stochastic:
+                new = _float16_stochastic(value, draw)
+            else:
+                new = value.to(tl.float16).to(tl.uint16, bitcast=True)
+        tl.store(out.to(pointer) + place, new, mask=mask)
+
+
+@triton.jit
+def combine_tiles(
+    items,
+    call,
+    code: tl.constexpr,
+    distribution: tl.constexpr,
+    stochastic: tl.constexpr,
+    tiles: tl.constexpr,
+):
+    """Process ``tiles`` tiles of one work item.
+
+    Args:
+        items: ``[n, ITEM_FIELDS]`` int64. A program's item is the last whose first program is not after it.
+        call: int64: the number of items (>= 1), the number of directions, low key, high key, rounding step, decay (the
+            bits of a float64); then for each direction ``TERM_FIELDS``. As arguments, numbers would be compiled in.
+        code: The weights' dtype.
+        distribution: Of the directions.
+        stochastic: Whether 16-bit results are rounded stochastically.
+        tiles: How many tiles a program has.
+    """
+    item_count, term_count = tl.load(call), tl.load(call + 1)
+    k0, k1 = tl.load(call + 2), tl.load(call + 3)
+    rounding_step, decay = tl.load(call + 4), tl.load(call + 5).to(tl.float64, bitcast=True)
+    terms = call + CALL_HEADER
+
+    program = tl.program_id(0).to(tl.int64)
+    low, high = item_count * 0, item_count
+    while high - low > 1:
+        middle = (low + high) // 2
+        before = tl.load(items + middle * ITEM_FIELDS + 5) <= program
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle)
+    item = items + low * ITEM_FIELDS
+    out, base = tl.load(item), tl.load(item + 1)
+    count, start = tl.load(item + 2), tl.load(item + 3)
+    parameter, first = tl.load(item + 4), tl.load(item + 5)
+
+    tile = start // TILE + (program - first) * tiles + tl.arange(0, tiles)[:, None].to(tl.int64)  # [tiles, 1]
+    lane = tl.arange(0, LANES)[None, :].to(tl.int64)  # [1, LANES]
+    t0 = tl.full((tiles, LANES), 0.0, tl.float64 if code == F64 else tl.float32)  # word 0, low half
+    t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
+    for number in range(term_count):
+        term = terms + number * TERM_FIELDS
+        step, query = tl.load(term), tl.load(term + 1)
+        coefficient = tl.load(term + 2).to(tl.float64, bitcast=True)
+        if distribution == GAUSSIAN:
+            w0, w1, w2, w3 = _philox(tile * LANES + lane, parameter, step, query | DIRECTION, k0, k1)
+            z0, z1 = _gaussian_pair(w0)
+            z2, z3 = _gaussian_pair(w1)
+            z4, z5 = _gaussian_pair(w2)
+            z6, z7 = _gaussian_pair(w3)
+        else:
+            block = tile // RADEMACHER_TILES * LANES + lane
+            w0, w1, w2, w3 = _philox(block, parameter, step, query | DIRECTION, k0, k1)
+            within = tile % RADEMACHER_TILES  # four tiles share a word
+            word = tl.where(within < 8, tl.where(within < 4, w0, w1), tl.where(within < 12, w2, w3))
+            bit = (within % 4 * 8).to(tl.uint32)
+            z0, z1 = _rademacher(word, bit), _rademacher(word, bit + 1)
+            z2, z3 = _rademacher(word, bit + 2), _rademacher(word, bit + 3)
+            z4, z5 = _rademacher(word, bit + 4), _rademacher(word, bit + 5)
+            z6, z7 = _rademacher(word, bit + 6), _rademacher(word, bit + 7)
+        t0 += _scaled(z0, coefficient, code)
+        t1 += _scaled(z1, coefficient, code)
+        t2 += _scaled(z2, coefficient, code)
+        t3 += _scaled(z3, coefficient, code)
+        t4 += _scaled(z4, coefficient, code)
+        t5 += _scaled(z5, coefficient, code)
+        t6 += _scaled(z6, coefficient, code)
+        t7 += _scaled(z7, coefficient, code)
+
+    d0 = (tile * LANES + lane).to(tl.uint32)
+    d1, d2, d3 = d0, d0, d0
+    if stochastic:
+        d0, d1, d2, d3 = _philox(tile * LANES + lane, parameter, rounding_step, ROUNDING, k0, k1)
+    place = tile * TILE + lane - start
+    _write_word(out, base, place, count, t0, t1, d0, decay, code, stochastic)
+    _write_word(out, base, place + 2 * LANES, count, t2, t3, d1, decay, code, stochastic)
+    _write_word(out, base, place + 4 * LANES, count, t4, t5, d2, decay, code, stochastic)
+    _write_word(out, base, place + 6 * LANES, count, t6, t7, d3, decay, code, stochastic)
+
+
+@triton.jit
+def _write_word(out, base, place, count, low, high, draw, decay, code: tl.constexpr, stochastic: tl.constexpr):
+    """Write the two runs of lanes that share a word."""
+    inside = (place >= 0) & (place < count)
+    _write(out, base, place, inside, low, draw & 0xFFFF, decay, code, stochastic)
+    place += LANES
+    inside = (place >= 0) & (place < count)
+    _write(out, base, place, inside, high, draw >> 16, decay, code, stochastic)

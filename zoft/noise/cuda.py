@@ -1,0 +1,155 @@
+"""Fused GPU kernels of the noise specification (Triton): one pass over memory, one launch for any number of tensors."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from array import array
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from zoft.errors import ZoftWarning
+from zoft.noise import reference, spec
+from zoft.noise.spec import Distribution, Rounding, Span, Term
+
+_DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
+_TILE = spec.GAUSSIAN_TILE
+_TILES = 16  # tiles of one program
+_WARPS = 4
+_FIELDS = 6  # numbers of a work item; see zoft.noise._triton_kernel
+_INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
+
+
+def supports(tensor: torch.Tensor) -> bool:
+    """Whether the kernels can work on this tensor, and do so to the bit; tried once for each device and dtype."""
+    return tensor.is_cuda and tensor.dtype in _DTYPE_CODE and _agrees(tensor.device, tensor.dtype)
+
+
+@cache
+def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    """Hold the kernels against the reference: a compiler that rounds otherwise would break replays silently."""
+    if find_spec("triton") is None:
+        return False
+    base = torch.linspace(-3.0, 3.0, 3 * _TILE + 5, dtype=torch.float64, device=device).to(dtype)
+    for distribution in spec.DISTRIBUTIONS:
+        results = []
+        for backend_combine in (combine, reference.combine):
+            out = torch.empty_like(base)
+            terms = [Term(1, 0, 1e-3), Term(1, 1, -0.3)]
+            backend_combine(
+                [Span(out, base, 3, 4000)],
+                terms,
+                key=spec.run_key(0),
+                distribution=distribution,
+                decay=0.999,
+                rounding="stochastic",
+                rounding_step=1,
+            )
+            results.append(out)
+        if not torch.equal(*results):
+            warnings.warn(
+                f"the Triton kernels do not give the specified bits for {dtype} on {device}, so the plain torch "
+                "reference takes their place, which is much slower. Please report it with your versions of triton, "
+                "torch and the driver.",
+                ZoftWarning,
+                stacklevel=2,
+            )
+            return False
+    return True
+
+
+def combine(
+    spans: Sequence[Span],
+    terms: Sequence[Term],
+    *,
+    key: int,
+    distribution: Distribution,
+    decay: float = 1.0,
+    rounding: Rounding = "nearest",
+    rounding_step: int = 0,
+) -> None:
+    """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype and one device."""
+    spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
+    items, programs = array("q"), 0
+    for span in spans:
+        count = span.out.numel()
+        items.extend((span.out.data_ptr(), span.base.data_ptr(), count, span.start, span.parameter, programs))
+        tiles = (span.start + count - 1) // _TILE - span.start // _TILE + 1
+        programs += -(-tiles // _TILES)
+    weight = spans[0].out
+    table = _sent(items, weight.device).view(-1, _FIELDS)
+    stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
+    _launch(table, programs, weight, terms, key, distribution, decay, stochastic, rounding_step, _TILES)
+
+
+def combine_rows(
+    out: torch.Tensor,
+    base: torch.Tensor,
+    rows: torch.Tensor,
+    parameter: int,
+    terms: Sequence[Term],
+    *,
+    key: int,
+    distribution: Distribution,
+) -> None:
+    """Fused version of :func:`zoft.noise.combine_rows`; see there. The rows' numbers stay on the GPU."""
+    spec.check_addresses(terms, [parameter], 0)
+    count, width = out.shape
+    size = base.element_size()
+    tiles = min(_TILES, 1 << max(0, width // _TILE).bit_length())
+    # A row begins anywhere in a tile, so it may touch one tile more than it fills.
+    programs_a_row = -(-(width // _TILE + 2) // tiles)
+    place = torch.arange(count, device=base.device)
+    row = rows.to(torch.int64)
+    table = torch.empty(count, _FIELDS, dtype=torch.int64, device=base.device)
+    table[:, 0] = out.data_ptr() + place * (width * size)
+    table[:, 1] = base.data_ptr() + row * (width * size)
+    table[:, 2] = width
+    table[:, 3] = row * width
+    table[:, 4] = parameter
+    table[:, 5] = place * programs_a_row
+    _launch(table, count * programs_a_row, base, terms, key, distribution, 1.0, False, 0, tiles)
+
+
+def _launch(
+    table: torch.Tensor,
+    programs: int,
+    weight: torch.Tensor,
+    terms: Sequence[Term],
+    key: int,
+    distribution: Distribution,
+    decay: float,
+    stochastic: bool,
+    rounding_step: int,
+    tiles: int,
+) -> None:
+    from zoft.noise._triton_kernel import combine_tiles  # imports Triton, which comes with torch's GPU builds alone
+
+    call = array("q", (len(table), len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay)))
+    for step, query, coefficient in terms:
+        call.extend((step, query, _bits(coefficient)))
+    with torch.cuda.device(weight.device) if weight.is_cuda else nullcontext():
+        combine_tiles[(programs,)](
+            table,
+            _sent(call, weight.device),
+            code=_DTYPE_CODE[weight.dtype],
+            distribution=_DISTRIBUTION_CODE[distribution],
+            stochastic=stochastic,
+            tiles=tiles,
+            num_warps=_WARPS,
+            enable_fp_fusion=False,  # the specification rounds every operation on its own
+        )
+
+
+def _sent(numbers: array[int], device: torch.device) -> torch.Tensor:
+    return torch.frombuffer(numbers, dtype=torch.int64).to(device)
+
+
+def _bits(value: float) -> int:
+    bits: int = _INT64.unpack(_FLOAT64.pack(value))[0]
+    return bits
