@@ -16,6 +16,7 @@ from zoft.problems.sft import sft_problem
 from zoft.tasks.conversation_encoding import ConversationEncoder
 from zoft.tasks.conversations import ConversationReader
 from zoft.tasks.data import Splits
+from zoft.tasks.places import Place, Row
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def encoder(causal_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.Monke
     return ConversationEncoder(with_template(causal_tokenizer))
 
 
-def read(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def read(rows: list[dict[str, Any]]) -> list[Row]:
     reader = ConversationReader()
-    return [reader(row) for row in rows]
+    return [Row(reader(row), Place("rows", "row", number)) for number, row in enumerate(rows, start=1)]
 
 
 def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, encoder: ConversationEncoder) -> None:
