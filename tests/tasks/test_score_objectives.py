@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import zoft
 from zoft.errors import ConfigError
 from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Prediction
+from zoft.problems.objectives.scores import score_losses
 from zoft.problems.prompted import prompted_problem
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.data import Splits
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.scoring import option_scores
 
 TASK = PromptedTask("{text} It was", ("terrible", "great"))
 LABELS = [0, 1, 1, 0, 1, 0]
