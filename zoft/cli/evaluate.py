@@ -225,7 +225,7 @@ def _tuned(parsed: ParsedArguments, run: str) -> ParsedArguments:
 
 
 def _differences(results: Mapping[str, Sequence[Measured]], metric: str) -> dict[str, Difference]:
-    from zoft.evaluation.intervals import difference
+    from zoft.evaluation.intervals import difference, has_interval
 
     if "before" not in results:
         return {}
@@ -233,17 +233,17 @@ def _differences(results: Mapping[str, Sequence[Measured]], metric: str) -> dict
     return {
         before.mode: difference(before.evaluation.predictions, after.evaluation.predictions, metric)
         for before, after in pairs
-        if len(before.evaluation.predictions) > 1
+        if len(before.evaluation.predictions) > 1 and has_interval(before.evaluation.predictions, metric)
     }
 
 
 def _lines(results: Mapping[str, Sequence[Measured]], problem: Problem) -> Iterator[str]:
-    from zoft.evaluation.metrics import metric
+    from zoft.evaluation.metrics import value_of
 
-    of_each = metric(problem.metric).of_each
     for name, of_model in results.items():
         for one in of_model:
             for row, said in enumerate(one.evaluation.predictions):
+                value = value_of(said, problem.metric)
                 line = {
                     "model": name,
                     "mode": one.mode,
@@ -252,7 +252,7 @@ def _lines(results: Mapping[str, Sequence[Measured]], problem: Problem) -> Itera
                     "expected": said.expected,
                     "predicted": said.predicted,
                     "loss": said.loss,
-                    **({} if of_each is None else {problem.metric: of_each(said)}),
+                    **({} if value is None else {problem.metric: value}),
                 }
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 

@@ -21,7 +21,7 @@ from zoft.dotted import load_function
 from zoft.errors import ConfigError, did_you_mean
 from zoft.evaluation.predictions import Prediction
 
-__all__ = ["METRICS", "Metric", "metric"]
+__all__ = ["METRICS", "Metric", "metric", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,14 @@ def metric(name: str, *, in_words: bool = False) -> Metric:
             f"the metric {name} counts classes, and this task is answered in words; use f1 or exact_match"
         )
     return METRICS[name]
+
+
+def value_of(one: Prediction, name: str) -> float | None:
+    """Return one prediction's value of a score, None where it has none of its own."""
+    if one.score is not None or name not in METRICS:
+        return one.score
+    of_each = METRICS[name].of_each
+    return None if of_each is None else of_each(one)
 
 
 _EVALUATE = "evaluate:"

@@ -18,6 +18,8 @@ class Prediction:
         predicted: What the model chose or wrote.
         right: Which of the example's options are right, empty where there are none to choose from.
         chosen: Which of them was chosen, None likewise.
+        score: Its value of the score by which results are told, where that does not follow from what was said; the
+            score of all is then the mean of these.
         loss: Cross-entropy, in nats: over the options, or of the first accepted answer's tokens (their mean).
     """
 
@@ -26,6 +28,7 @@ class Prediction:
     right: tuple[int, ...] = ()
     chosen: int | None = None
     loss: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
