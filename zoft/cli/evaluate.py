@@ -102,6 +102,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.cli.families import family_of
+    from zoft.cli.starts import start_of
     from zoft.evaluation.intervals import with_intervals
     from zoft.problems.modes import check_mode, measure
     from zoft.reporting.evaluation import evaluation_report
@@ -115,7 +116,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     set_seed(args.seed)
     family = family_of(parsed)
     rows = family.read(parsed)
-    model, processor = family.load(parsed)
+    model, processor = family.load(parsed, rows)
     problem = family.build(parsed, rows, model, processor)
     settings = _settings(parsed)
     modes = tuple(dict.fromkeys(options.modes))
@@ -130,17 +131,18 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     if options.run is None:
         results = {"model": measured(model)}
-    elif parsed.get(AdapterArguments).use_peft:
-        from zoft.cli.adapters import load_adapter, recall_start
-
-        recall_start(model, Path(options.run, LOG_NAME))
-        results = {"before": measured(model)}
-        load_adapter(model, Path(options.run))
-        results["after"] = measured(model)
     else:
+        if (start := start_of(parsed)) is not None:
+            start.recall(model, Path(options.run, LOG_NAME))
         results = {"before": measured(model)}
-        del model  # two of them may not fit
-        results["after"] = measured(family.load(_tuned(parsed, options.run))[0])
+        if parsed.get(AdapterArguments).use_peft:
+            from zoft.cli.adapters import load_adapter
+
+            load_adapter(model, Path(options.run))
+        else:
+            del model  # two of them may not fit
+            model = family.load(_tuned(parsed, options.run), rows)[0]
+        results["after"] = measured(model)
     differences = _differences(results, problem.metric)
     _say(evaluation_report(results, differences, problem.metric))
     found = {
