@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerState
 
 import zoft
+from tests.tasks.placed import placed
 from zoft.errors import ConfigError, DataError, ZoftWarning
 from zoft.evaluation.rewards import RewardFunctions
 from zoft.evaluation.sampling import SharedNoise, gumbel
@@ -47,7 +48,9 @@ def functions(*given: Any, weights: tuple[float, ...] | None = None) -> RewardFu
 
 def problem_of(tokenizer: Any, rewards: RewardFunctions, rows: Any = ROWS, **settings: Any) -> Problem:
     encoder = PromptEncoder(TASK, tokenizer)
-    return rewarded_problem(encoder, Splits(rows, rows), rewards, max_completion_length=LENGTH, **settings)
+    return rewarded_problem(
+        encoder, Splits(placed(rows), placed(rows)), rewards, max_completion_length=LENGTH, **settings
+    )
 
 
 def batch_of(problem: Problem, places: list[int] | None = None) -> Any:
@@ -95,7 +98,9 @@ def test_chats_are_given_and_returned_as_messages(
     rows = [{"prompt": [user], "answer": "great"}, {"prompt": [user, start], "answer": "great"}]
     recorder = Recorder()
     encoder = ChatPromptEncoder(ChatPrompts(causal_tokenizer), causal_tokenizer)
-    problem = rewarded_problem(encoder, Splits(rows, rows), functions(recorder), max_completion_length=LENGTH)
+    problem = rewarded_problem(
+        encoder, Splits(placed(rows), placed(rows)), functions(recorder), max_completion_length=LENGTH
+    )
     problem.losses(llama, batch_of(problem))
     (call,) = recorder.calls
     assert call["prompts"] == [row["prompt"] for row in rows] and "prompt" not in call

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import zoft
+from tests.tasks.placed import placed
 from zoft.errors import ConfigError
 from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Prediction
@@ -137,7 +138,9 @@ def test_an_estimate_is_the_difference_of_error_rates(
     placement: str, llama: PreTrainedModel, causal_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """At weights that are moved by hand, one example at a time; and afterwards no weight has changed."""
-    problem = prompted_problem(PromptEncoder(TASK, causal_tokenizer), Splits(ROWS, ROWS), optimizes_metric=True)
+    problem = prompted_problem(
+        PromptEncoder(TASK, causal_tokenizer), Splits(placed(ROWS), placed(ROWS)), optimizes_metric=True
+    )
     batch = problem.collator([problem.train[place] for place in range(len(ROWS))])
     eps = 0.3
     config = zoft.ZOConfig(method="mezo", zo_eps=eps, placement=placement)

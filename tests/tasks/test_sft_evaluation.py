@@ -10,13 +10,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tasks.chats import ROWS, TURNS, with_template
+from tests.tasks.placed import placed
 from zoft.errors import DataError, NonFiniteLossError, ZoftWarning
 from zoft.evaluation.conversations import WRITTEN, evaluate_conversations
 from zoft.problems.sft import sft_problem
 from zoft.tasks.conversation_encoding import ConversationEncoder
 from zoft.tasks.conversations import ConversationReader
 from zoft.tasks.data import Splits
-from zoft.tasks.places import Place, Row
+from zoft.tasks.places import Row
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def encoder(causal_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.Monke
 
 def read(rows: list[dict[str, Any]]) -> list[Row]:
     reader = ConversationReader()
-    return [Row(reader(row), Place("rows", "row", number)) for number, row in enumerate(rows, start=1)]
+    return placed(map(reader, rows))
 
 
 def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, encoder: ConversationEncoder) -> None:
