@@ -12,6 +12,7 @@ from tests.tasks.architectures import make_model, tokenizer_for
 from tests.tasks.chats import with_template
 from tests.tasks.library_rows import CASES
 from zoft.cli.train import main
+from zoft.evaluation.rewards import RewardFunctions
 from zoft.log_file import ReplayLog
 from zoft.recipe import read_recipe
 
@@ -63,7 +64,13 @@ def test_a_recipe_runs_as_it_is_but_for_its_size(
             "2",
         ]
     else:
-        assert settings["dataset"] == INSTALLED or Path(settings["dataset"]).is_file()
+        rows = settings.get("dataset") or settings["train_file"]
+        assert rows == INSTALLED or Path(rows).is_file()
+    if "reward_funcs" in settings:  # which a tiny model's gibberish never earns
+        RewardFunctions.of_paths(settings["reward_funcs"], settings.get("reward_weights"))
+        flags += ["--reward_funcs", "tests.cli.runs:letters", "--reward_weights", "1", "--zo_eps", "3"]
+    if "objective" in settings:
+        flags += ["--zo_eps", "3"]  # an error rate of few rows seldom moves
     if settings.get("eval_strategy") == "steps":
         flags += ["--eval_steps", "1", "--save_steps", "1"]
     main(["--config", str(recipe), *flags])
