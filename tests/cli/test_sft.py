@@ -107,7 +107,7 @@ def test_a_model_learns_to_answer_and_stop_and_its_answers_are_shown(
 ) -> None:
     folder = train("--zo_method", "adamw", "--max_steps", "60", "--lr_scheduler_type", "constant")
     said = capsys.readouterr().out
-    assert "format conversational prompt-completion; 0.0% of the training rows are cut to 512 tokens" in said
+    assert "  format conversational prompt-completion\n  0.0% of the training rows are cut to 512 tokens\n" in said
     assert "before: token accuracy" in said
     scores = read(folder, "metrics.json")
     assert scores["after"]["loss"] < 0.1 * scores["before"]["loss"]
@@ -182,10 +182,10 @@ def test_a_model_without_a_chat_template_is_told_how_to_get_one(refused: Any, ba
 def test_damaged_and_mixed_rows_are_named(refused: Any, tmp_path: Path) -> None:
     rows = [*chats(3), {"prompt": "a film", "completion": "great"}]
     file = str(write(tmp_path / "mixed.jsonl", rows))
-    assert "mixed.jsonl: row 4: the row has the format prompt-completion, and the rows" in refused("--dataset", file)
+    assert "mixed.jsonl: line 4: the row has the format prompt-completion, and the rows" in refused("--dataset", file)
     rows[1] = {"messages": [{"role": "user"}]}
     file = str(write(tmp_path / "damaged.jsonl", rows))
-    assert "row 2: column 'messages', message 1 (user) needs a text as its content" in refused("--dataset", file)
+    assert "line 2: column 'messages', message 1 (user) needs a text as its content" in refused("--dataset", file)
 
 
 @pytest.mark.parametrize(

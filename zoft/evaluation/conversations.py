@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoft.errors import NonFiniteLossError
 from zoft.evaluation.answers import write_answers
 from zoft.evaluation.batches import over_batches
+from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConversations
 from zoft.tasks.conversations import said
@@ -31,7 +32,7 @@ class _Scored:
     """Sums over an example's trained tokens."""
 
     loss: float
-    likeliest: float
+    likeliest: int
     tokens: int
 
 
@@ -67,7 +68,7 @@ def evaluate_conversations(
     def of_batch(model: nn.Module, batch: dict[str, Tensor]) -> list[_Scored]:
         losses, likeliest = token_scores(model, batch)
         tokens = (batch["label_ids"] != NO_TOKEN).sum(-1)
-        sums = (losses.double().sum(-1), likeliest.double().sum(-1), tokens)
+        sums = (losses.double().sum(-1), likeliest.long().sum(-1), tokens)
         return [_Scored(*values) for values in zip(*(each.tolist() for each in sums), strict=True)]
 
     found = over_batches(model, dataset, encoder.collator(), of_batch, batch_size=batch_size, device=device)
@@ -83,11 +84,19 @@ def evaluate_conversations(
     for index, (row, one) in enumerate(zip(dataset.rows, found, strict=True)):
         _, answer = row["conversation"].turns
         expected = () if answer is None else (said(answer).strip(),)
-        predictions.append(Prediction(expected=expected, predicted=written.get(index, ""), loss=one.loss / one.tokens))
+        predictions.append(
+            Prediction(
+                expected=expected,
+                predicted=written.get(index, ""),
+                loss=one.loss / one.tokens,
+                tokens=one.tokens,
+                likeliest=one.likeliest,
+            )
+        )
     scores = {
         "loss": loss,
         "perplexity": math.exp(min(math.fsum(one.loss for one in found) / tokens, 700.0)),  # beyond it overflows
-        "token_accuracy": sum(one.likeliest for one in found) / tokens,
+        "token_accuracy": metric("token_accuracy").of(predictions),
         "tokens": tokens,
         "n": len(found),
     }

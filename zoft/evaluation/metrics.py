@@ -91,12 +91,20 @@ def _classes(predictions: Sequence[Prediction]) -> tuple[list[int], list[int]]:
     return [one.right[0] for one in predictions], [one.chosen for one in predictions if one.chosen is not None]
 
 
+def _token_accuracy(predictions: Sequence[Prediction]) -> float:
+    tokens = sum(one.tokens for one in predictions)
+    if not tokens:
+        raise ConfigError("the metric token_accuracy is of task sft, which learns texts; choose another one")
+    return sum(one.likeliest for one in predictions) / tokens
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": _mean(_is_right),
     "exact_match": _mean(_exact_match),
     "f1": _mean(_f1),
     "macro_f1": Metric(_macro_f1, of_classes=True),
     "matthews": Metric(_matthews, of_classes=True),
+    "token_accuracy": Metric(_token_accuracy),
 }
 
 
