@@ -116,14 +116,18 @@ def test_leaking_rows_are_told_once_and_refused_on_request(
     near = "the film that we saw last night at the old town hall was very long and not so good"
     (tmp_path / "train.jsonl").write_bytes(jsonl([*GOOD, {"text": near, "label": 0}, {"text": "", "label": 1}]))
     (tmp_path / "eval.jsonl").write_bytes(
-        jsonl([{"text": "THE film is  c", "label": 1}, {"text": near + " indeed", "label": 0}])
+        jsonl([{"text": "THE film is  c", "label": 0}, {"text": near + " indeed", "label": 0}])
     )
     flags = ["--dataset", str(tmp_path / "train.jsonl"), "--eval_file", str(tmp_path / "eval.jsonl")]
     with pytest.warns(ZoftWarning, match="the data: ") as caught:
         main(["--config", recipe, "--output_dir", str(tmp_path / "kept"), "--max_steps", "1", *flags])
     assert sum("the data: " in str(warning.message) for warning in caught) == 1
     findings = json.loads((tmp_path / "kept" / "data.json").read_text())["findings"]
-    named = {finding["kind"]: [[place["number"] for place in rows] for rows in finding["rows"]] for finding in findings}
+    named = {
+        finding["kind"]: [[place["number"] for place in rows] for rows in finding["rows"]]
+        for finding in findings
+        if finding["severity"] == "grave"
+    }
     assert named == {"leak": [[3, 1]], "near-leak": [[21, 2]], "empty": [[22]]}
 
     code, said = refused(capsys, recipe, tmp_path, "--strict_data", *flags)

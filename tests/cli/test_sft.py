@@ -107,7 +107,7 @@ def test_a_model_learns_to_answer_and_stop_and_its_answers_are_shown(
 ) -> None:
     folder = train("--zo_method", "adamw", "--max_steps", "60", "--lr_scheduler_type", "constant")
     said = capsys.readouterr().out
-    assert "  format conversational prompt-completion\n  0.0% of the training rows are cut to 512 tokens\n" in said
+    assert "format conversational prompt-completion\n  0.0% of the training rows are cut to 512 tokens" in said
     assert "before: token accuracy" in said
     scores = read(folder, "metrics.json")
     assert scores["after"]["loss"] < 0.1 * scores["before"]["loss"]

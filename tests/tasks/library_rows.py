@@ -55,7 +55,7 @@ CASES: dict[str, Case] = {
         [
             {"question": "is rye a grain", "passage": "Rye is a grass that is grown as a grain.", "idx": 0, "label": 1},
             {"question": "Is salt a metal?", "passage": "Salt -- Salt is a mineral.", "answer": False},
-            {"question": "can geese fly", "passage": "Geese are birds that fly far.", "label": "True"},
+            {"question": "can geese fly", "passage": "Geese are birds that fly far.", "label": True},
         ],
         "Rye is a grass that is grown as a grain. Is rye a grain?\n",
         ("No", "Yes"),

@@ -66,6 +66,23 @@ def test_evaluation_texts_are_left_out_of_training_and_kept_beside_their_twins(t
     assert len(same.train) == 10 and same.left_out == {}
 
 
+def test_prepared_rows_keep_their_places(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"review": f"text {n}", "stars": n % 2} for n in range(4)])
+
+    def prepare(row: dict[str, Any]) -> dict[str, Any]:
+        return {"text": row["review"], "label": row["stars"]}
+
+    splits = load_splits(COLUMNS, train_file=file, prepare=prepare)
+    rows = [*splits.train, *splits.evaluation]
+    assert sorted((str(row.place), row["text"]) for row in rows) == [
+        (f"{file}: line {n + 1}", f"text {n}") for n in range(4)
+    ]
+    controls = permute_labels(splits, "label", seed=0)
+    assert [row.place for row in controls.train] == [row.place for row in splits.train]
+    with pytest.raises(DataError, match="line 1: there is no column 'review'; found: 'text'"):
+        load_splits(COLUMNS, train_file=write_jsonl(tmp_path / "other.jsonl", [{"text": "a"}] * 4), prepare=prepare)
+
+
 def test_training_on_the_held_out_file_is_told_by_its_cause(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": n % 2} for n in range(10)])
     with pytest.raises(DataError, match="leaving out 10 that have the text of one of those"):

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import zoft
 from tests.tasks.architectures import ARCHITECTURES, make_model, tokenizer_for
 from tests.tasks.library_rows import CASES
+from tests.tasks.placed import placed
 from zoft.cli.families.prompted import task_for
 from zoft.errors import ConfigError, DataError
 from zoft.evaluation.metrics import metric
@@ -27,7 +28,6 @@ from zoft.tasks.choices import ChoiceTask
 from zoft.tasks.data import Splits, load_splits
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.library import task_names, task_spec
-from zoft.tasks.places import Place, Row
 from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.scoring import option_scores
 from zoft.tasks.task import ModelKind, Task
@@ -56,8 +56,8 @@ def set_up(name: str, architecture: str) -> tuple[PromptEncoder, Problem, PreTra
     kind, _ = ARCHITECTURES[architecture]
     encoder = PromptEncoder(task_for(kind, task_spec(name).task), tokenizer_for(kind), kind=kind)
     rows = prepared(name)
-    placed = [Row(row, Place(name, "row", number)) for number, row in enumerate(rows, start=1)]
-    return encoder, prompted_problem(encoder, Splits(placed, placed), inspect=False), make_model(architecture)
+    given = placed(rows)
+    return encoder, prompted_problem(encoder, Splits(given, given), inspect=False), make_model(architecture)
 
 
 def plain_scores(

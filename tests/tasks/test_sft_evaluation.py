@@ -10,13 +10,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tasks.chats import ROWS, TURNS, with_template
+from tests.tasks.placed import placed
 from zoft.errors import DataError, NonFiniteLossError, ZoftWarning
 from zoft.evaluation.conversations import WRITTEN, evaluate_conversations
 from zoft.problems.sft import sft_problem
 from zoft.tasks.conversation_encoding import ConversationEncoder
 from zoft.tasks.conversations import ConversationReader
 from zoft.tasks.data import Splits
-from zoft.tasks.places import Place, Row
+from zoft.tasks.places import Row
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def encoder(causal_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.Monke
 
 def read(rows: list[dict[str, Any]]) -> list[Row]:
     reader = ConversationReader()
-    return [Row(reader(row), Place("rows", "row", number)) for number, row in enumerate(rows, start=1)]
+    return placed(map(reader, rows))
 
 
 def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, encoder: ConversationEncoder) -> None:
@@ -41,7 +42,7 @@ def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, 
         of_row = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
         losses += of_row.tolist()
         means.append(of_row.mean().item())
-        right += (logits.argmax(-1) == ids[0, 1:]).tolist()
+        right.append((logits.argmax(-1) == ids[0, 1:]).float().mean().item())
     want = {
         "loss": sum(means) / len(means),
         "perplexity": math.exp(sum(losses) / len(losses)),
@@ -51,6 +52,7 @@ def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, 
     }
     assert result.scores == pytest.approx(want, rel=1e-4)
     assert [one.loss for one in result.predictions] == pytest.approx(means, rel=1e-4)
+    assert [one.score for one in result.predictions] == pytest.approx(right)
     assert all(one.predicted == "" for one in result.predictions), "nothing was to be written"
 
 

@@ -1,20 +1,16 @@
-"""From `AdapterArguments` to an adapter (PEFT) over a model: how it starts, is kept, and is merged.
+"""From `AdapterArguments` to an adapter (PEFT) over a model: how it starts, is saved, and is merged.
 
 LoRA, DoRA and IA3 start as the identity. Virtual tokens cannot, and a random prefix pushes the model so far off
 that forward-only steps do not find back (Malladi et al. 2023, arXiv 2305.17333, start prefixes from the
 activations of real tokens). So they start from a text: a prompt from its embeddings, a prefix from its keys and
 values.
-
-Where an adapter starts from takes arithmetic whose last bits depend on the machine and on the number of threads.
-A run therefore keeps its start in a folder beside its log, and resuming and replaying read it from there.
 """
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from peft import (
@@ -33,28 +29,34 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zoft.cli.arguments import ADAPTER_OPTIONS, AdapterArguments
 from zoft.errors import ConfigError, ZoftWarning, did_you_mean
-from zoft.log_file import free_name
 from zoft.tasks.task import ModelKind
 
-__all__ = ["branch_start", "keep_start", "load_adapter", "merge", "recall_start", "start_of", "with_adapter"]
+__all__ = ["load_adapter", "merge", "save_adapter", "with_adapter"]
 
+AdaptedKind: TypeAlias = ModelKind | Literal["classifier"]
+"""What kind of model an adapter is put over."""
 
 # PEFT has no task of masked language modelling.
-_PEFT_TASKS: dict[ModelKind, str | None] = {"causal": "CAUSAL_LM", "masked": None, "seq2seq": "SEQ_2_SEQ_LM"}
+_PEFT_TASKS: dict[AdaptedKind, str | None] = {
+    "causal": "CAUSAL_LM",
+    "masked": None,
+    "seq2seq": "SEQ_2_SEQ_LM",
+    "classifier": None,  # its task of classifying is one of texts
+}
 
 
 def with_adapter(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     arguments: AdapterArguments,
     *,
-    kind: ModelKind = "causal",
+    kind: AdaptedKind = "causal",
 ) -> PeftModel:
     """Freeze a model and put an adapter over it.
 
     Args:
         model: The base, in evaluation mode; PEFT changes it in place.
-        tokenizer: The model's tokenizer; virtual tokens start from text.
+        tokenizer: The model's tokenizer, if virtual tokens are to start from text.
         arguments: Which kind of adapter, and its options.
         kind: What kind of model it is.
 
@@ -90,32 +92,9 @@ def with_adapter(
     return adapted
 
 
-def start_of(log: Path) -> Path:
-    """Return the folder, in PEFT's own format, of the adapter that a run's log starts from.
-
-    ``zo_log`` has ``adapter_start``; ``zo_log.1``, an earlier run's in the same place, has ``adapter_start.1``.
-    """
-    return log.with_name(f"adapter_start{log.suffix if log.suffix[1:].isdigit() else ''}")
-
-
-def keep_start(model: PeftModel, log: Path) -> None:
-    """Write the adapter as it starts, before the first step, beside the log that is about to be made."""
-    start = start_of(log)
-    if start.exists() and log.exists():
-        start.rename(start_of(free_name(log)))  # the log will make way in the same manner
-    model.save_pretrained(str(start), save_embedding_layers=False)
-
-
-def branch_start(log: Path, branch: Path) -> None:
-    """Let a branch of a log start from where the log starts."""
-    if start_of(log).is_dir():
-        shutil.copytree(start_of(log), start_of(branch))
-
-
-def recall_start(model: PeftModel, log: Path) -> None:
-    """Give the adapter the start of the run that wrote the log, where that run kept it."""
-    if start_of(log).is_dir():
-        load_adapter(model, start_of(log))
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter's weights, in PEFT's own format."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:

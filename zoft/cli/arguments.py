@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from zoft.errors import ConfigError
@@ -158,7 +158,17 @@ class AdapterArguments:
 SFT = "sft"
 """The task of learning to answer, or to write on, from conversations and texts."""
 
-_FOR_SFT = ("assistant_only_loss", "chat_template_path", "max_new_tokens")
+IMAGES, TEXTS = "image_classification", "text_classification"
+"""The tasks of models with a layer for classes."""
+
+_ONE_TASK = {
+    "assistant_only_loss": SFT,
+    "chat_template_path": SFT,
+    "max_new_tokens": SFT,
+    "image_column": IMAGES,
+    "text_columns": TEXTS,
+}
+"""Options of one task alone."""
 
 
 @dataclass
@@ -171,7 +181,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "packaged:rotten-tomatoes, packaged:imdb, a Hub name, or a local file "
-            "(.jsonl .json .csv .tsv .parquet)."
+            "(.jsonl .json .csv .tsv .parquet); of images also packaged:mnist, packaged:fashion-mnist, or a folder of "
+            "image files."
         },
     )
     dataset_config_name: str | None = field(
@@ -187,8 +198,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; {SFT}: conversations, "
-            "instructions, texts (docs/sft.md); or a YAML file with one of your own; default: template and label_words "
-            "say what the task is."
+            "instructions, texts (docs/sft.md); {IMAGES} or {TEXTS}: a model with a layer for classes "
+            "(docs/classification.md); or a YAML file with one of your own; default: template and label_words say what "
+            "the task is."
         },
     )
     template: str | None = field(
@@ -204,9 +216,17 @@ class DataArguments:
     )
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "The data's label values in the order of label_words; default: 0 1 ..."},
+        metadata={
+            "help": "The data's label values in the order of label_words; default: 0 1 ... "
+            f"With task {IMAGES} or {TEXTS}: the classes; default: those of the training rows."
+        },
     )
     label_column: str = field(default="label", metadata={"help": "The column with the label."})
+    image_column: str = field(default="image", metadata={"help": f"With task {IMAGES}: the column with the image."})
+    text_columns: list[str] = field(
+        default_factory=lambda: ["text"],
+        metadata={"help": f"With task {TEXTS}: the column with the text, or two columns with a pair."},
+    )
     assistant_only_loss: bool = field(
         default=False,
         metadata={
@@ -255,9 +275,15 @@ class DataArguments:
         if self.template is not None:
             # Shells, and YAML's single quotes, hand over a line break as these two characters.
             self.template = self.template.replace("\\n", "\n")
-        given = [f.name for f in fields(self) if f.name in _FOR_SFT and getattr(self, f.name) != f.default]
-        if given and self.task != SFT:
-            raise ConfigError(f"{given[0]} is for task {SFT}, and the task is {self.task!r}; leave it out")
+        for name, task in _ONE_TASK.items():
+            if self.task != task and getattr(self, name) != _default(self, name):
+                raise ConfigError(f"{name} is for task {task}, and the task is {self.task!r}; leave it out")
+
+
+def _default(group: Any, name: str) -> Any:
+    """Return the default of a dataclass's field."""
+    found = next(f for f in fields(group) if f.name == name)
+    return found.default if found.default_factory is MISSING else found.default_factory()
 
 
 @dataclass
@@ -469,6 +495,13 @@ class RunArguments:
         metadata={
             "help": "With zo_checkpoints log: also save the whole model about every so many steps, which bounds how "
             "much resuming replays; default: never."
+        },
+    )
+    linear_probe_first: bool = field(
+        default=False,
+        metadata={
+            "help": f"With task {IMAGES} or {TEXTS}: before training, make the last layer a logistic regression on "
+            "what it reads of the training rows."
         },
     )
     save_model: bool = field(default=True, metadata={"help": "Write the fine-tuned model into output_dir at the end."})

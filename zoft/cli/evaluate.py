@@ -102,6 +102,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from transformers import TrainingArguments, set_seed
 
     from zoft.cli.families import family_of
+    from zoft.cli.starts import start_of
     from zoft.evaluation.intervals import with_intervals
     from zoft.problems.modes import check_mode, measure
     from zoft.reporting.evaluation import evaluation_report
@@ -115,7 +116,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     set_seed(args.seed)
     family = family_of(parsed)
     rows = family.read(parsed)
-    model, processor = family.load(parsed)
+    model, processor = family.load(parsed, rows)
     problem = family.build(parsed, rows, model, processor)
     settings = _settings(parsed)
     modes = tuple(dict.fromkeys(options.modes))
@@ -130,17 +131,18 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
     if options.run is None:
         results = {"model": measured(model)}
-    elif parsed.get(AdapterArguments).use_peft:
-        from zoft.cli.adapters import load_adapter, recall_start
-
-        recall_start(model, Path(options.run, LOG_NAME))
-        results = {"before": measured(model)}
-        load_adapter(model, Path(options.run))
-        results["after"] = measured(model)
     else:
+        if (start := start_of(parsed)) is not None:
+            start.recall(model, Path(options.run, LOG_NAME))
         results = {"before": measured(model)}
-        del model  # two of them may not fit
-        results["after"] = measured(family.load(_tuned(parsed, options.run))[0])
+        if parsed.get(AdapterArguments).use_peft:
+            from zoft.cli.adapters import load_adapter
+
+            load_adapter(model, Path(options.run))
+        else:
+            del model  # two of them may not fit
+            model = family.load(_tuned(parsed, options.run), rows)[0]
+        results["after"] = measured(model)
     differences = _differences(results, problem.metric)
     _say(evaluation_report(results, differences, problem.metric))
     found = {
@@ -223,7 +225,7 @@ def _tuned(parsed: ParsedArguments, run: str) -> ParsedArguments:
 
 
 def _differences(results: Mapping[str, Sequence[Measured]], metric: str) -> dict[str, Difference]:
-    from zoft.evaluation.intervals import difference
+    from zoft.evaluation.intervals import difference, has_interval
 
     if "before" not in results:
         return {}
@@ -231,17 +233,17 @@ def _differences(results: Mapping[str, Sequence[Measured]], metric: str) -> dict
     return {
         before.mode: difference(before.evaluation.predictions, after.evaluation.predictions, metric)
         for before, after in pairs
-        if len(before.evaluation.predictions) > 1
+        if len(before.evaluation.predictions) > 1 and has_interval(before.evaluation.predictions, metric)
     }
 
 
 def _lines(results: Mapping[str, Sequence[Measured]], problem: Problem) -> Iterator[str]:
-    from zoft.evaluation.metrics import metric
+    from zoft.evaluation.metrics import value_of
 
-    of_each = metric(problem.metric).of_each
     for name, of_model in results.items():
         for one in of_model:
             for row, said in enumerate(one.evaluation.predictions):
+                value = value_of(said, problem.metric)
                 line = {
                     "model": name,
                     "mode": one.mode,
@@ -250,7 +252,7 @@ def _lines(results: Mapping[str, Sequence[Measured]], problem: Problem) -> Itera
                     "expected": said.expected,
                     "predicted": said.predicted,
                     "loss": said.loss,
-                    **({} if of_each is None else {problem.metric: of_each(said)}),
+                    **({} if value is None else {problem.metric: value}),
                 }
                 yield json.dumps(line, ensure_ascii=False) + "\n"
 

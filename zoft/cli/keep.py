@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import DataArguments, ModelArguments, RunArguments
+from zoft.cli.arguments import IMAGES, DataArguments, ModelArguments, RunArguments
 from zoft.cli.config import ParsedArguments
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str,
         with_card.zo_card = CardFacts(
             base_model=model.model_name_or_path,
             dataset=data.dataset or data.train_file or data.task,
-            task="text-classification" if "accuracy" in scores.get("after", ()) else "text-generation",
+            task=_task(data, scores.get("after", {})),
             scores=scores,
             replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
         )
@@ -42,3 +42,10 @@ def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str,
         trainer.save_model(str(trainer.args.output_dir))  # with push_to_hub, this publishes too
         if with_card is not None:
             with_card.create_model_card()
+
+
+def _task(data: DataArguments, scores: Mapping[str, Any]) -> str:
+    """Return what the Hub calls the task."""
+    if data.task == IMAGES:
+        return "image-classification"
+    return "text-classification" if "accuracy" in scores else "text-generation"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,8 +18,8 @@ from transformers import (
 
 from zoft.cli.arguments import AdapterArguments, ModelArguments
 from zoft.cli.quantised import quantization
+from zoft.cli.sources import device_map_of, dtype_of, source_of, told_what_to_name
 from zoft.errors import ConfigError, ZoftWarning
-from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.gguf import load_gguf
 from zoft.tasks.scoring import language_model
 from zoft.tasks.task import ModelKind, Task
@@ -57,10 +53,10 @@ def trained_kind(arguments: ModelArguments) -> ModelKind:
         AssetError: A packaged model is unknown, missing or altered.
         ConfigError: The arguments name no model that can be loaded.
     """
-    name, gguf_file = _source(arguments)
+    name, gguf_file = source_of(arguments)
     if gguf_file is not None:
         return "causal"
-    with _told_what_to_name(name):
+    with told_what_to_name(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
     return _kind_of(config)
 
@@ -75,17 +71,6 @@ def _kind_of(config: Any) -> ModelKind:
         return "seq2seq"
     trained_as = config.architectures or []
     return "masked" if any(name.endswith("ForMaskedLM") for name in trained_as) else "causal"
-
-
-@contextmanager
-def _told_what_to_name(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"model_name_or_path {name!r} could not be loaded: {error}\n"
-            "Without network, name a local folder, a .gguf file, or packaged:smollm2-135m-instruct"
-        ) from error
 
 
 def load_model_and_tokenizer(
@@ -111,9 +96,9 @@ def load_model_and_tokenizer(
     adapter = adapter or AdapterArguments()
     if arguments.is_quantised and not adapter.use_peft:
         raise ConfigError(NO_ADAPTER)
-    name, gguf_file = _source(arguments)
-    dtype = _dtype(arguments.dtype)
-    with torch.random.fork_rng(devices=[]), _told_what_to_name(name):
+    name, gguf_file = source_of(arguments)
+    dtype = dtype_of(arguments.dtype)
+    with torch.random.fork_rng(devices=[]), told_what_to_name(name):
         torch.manual_seed(seed)
         if gguf_file is not None:
             if task_kind == "masked":
@@ -140,41 +125,6 @@ def load_model_and_tokenizer(
         return with_adapter(model, tokenizer, adapter, kind=task_kind), tokenizer
 
 
-def _source(arguments: ModelArguments) -> tuple[str, str | None]:
-    """Return what to load from, and the GGUF file in it, if it is one."""
-    name = arguments.model_name_or_path
-    if name is None:
-        raise ConfigError("model_name_or_path is missing; try --model_name_or_path packaged:smollm2-135m-instruct")
-    if is_packaged(name):
-        if arguments.gguf_file is not None:
-            raise ConfigError(f"gguf_file does not go with {name}, which brings its own file")
-        return str(resolve_model(name)), None
-    path = Path(name).expanduser()
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ConfigError(f"model_name_or_path: there is no file {name!r}")
-        return str(path.parent), path.name
-    if name.startswith(("/", "./", "../", "~")) and not path.is_dir():
-        raise ConfigError(f"model_name_or_path: there is no folder {name!r}")
-    return (str(path) if path.is_dir() else name), arguments.gguf_file
-
-
-def _device_map(given: str | None) -> str | dict[str, Any] | None:
-    if given is None or not given.lstrip().startswith("{"):
-        return given
-    try:
-        parsed: dict[str, Any] = json.loads(given)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"device_map: expected a name or a JSON object, got {given!r} ({error})") from None
-    return parsed
-
-
-def _dtype(name: str) -> torch.dtype | Literal["auto"]:
-    if name == "auto":
-        return "auto" if torch.cuda.is_available() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
 def _from_pretrained(
     name: str, arguments: ModelArguments, task_kind: ModelKind, dtype: torch.dtype | Literal["auto"]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -186,7 +136,7 @@ def _from_pretrained(
         loaded: Any = loader.from_pretrained(
             name,
             dtype=dtype,
-            device_map=_device_map(arguments.device_map),
+            device_map=device_map_of(arguments.device_map),
             attn_implementation=arguments.attn_implementation,
             trust_remote_code=arguments.trust_remote_code,
             output_loading_info=True,

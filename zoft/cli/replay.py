@@ -102,25 +102,23 @@ def run(parsed: ParsedArguments) -> None:
     """
     from transformers import TrainingArguments
 
-    from zoft.cli.arguments import AdapterArguments
     from zoft.cli.families import family_of
+    from zoft.cli.starts import start_of
     from zoft.log_file import LOG_NAME, ReplayLog, branch
     from zoft.replay_log import check_upto, replay
 
     options, args = parsed.get(ReplayArguments), parsed.get(TrainingArguments)
     if options.merge_adapter and options.save_to is None:
         raise ConfigError("merge_adapter writes a model: say where with --save_to FOLDER")
-    family = family_of(parsed)
+    family, start = family_of(parsed), start_of(parsed)
     path = _log_file(options.log or str(args.output_dir))
     # Before the model, which may take minutes to load.
     log = ReplayLog.open(path)
     steps = check_upto(log, options.upto_step)
     if options.branch_to:
         branch(log, steps, options.branch_to)
-        if parsed.get(AdapterArguments).use_peft:
-            from zoft.cli.adapters import branch_start
-
-            branch_start(path, Path(options.branch_to, LOG_NAME))
+        if start is not None:
+            start.branch(path, Path(options.branch_to, LOG_NAME))
         print(
             f"wrote the first {steps} of {len(log.records)} steps to {options.branch_to}; go on from there with "
             f"zoft-train --config ... --output_dir {options.branch_to} --resume",
@@ -129,10 +127,8 @@ def run(parsed: ParsedArguments) -> None:
         if not (options.save_to or options.verify):
             return
     model, processor = family.load(parsed)
-    if parsed.get(AdapterArguments).use_peft:
-        from zoft.cli.adapters import recall_start
-
-        recall_start(model, path)
+    if start is not None:
+        start.recall(model, path)
     started = time.perf_counter()
     replay(model, path, steps, progress=not args.disable_tqdm)
     print(f"replayed {steps} steps of {path} in {time.perf_counter() - started:.1f} s", flush=True)

@@ -63,7 +63,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     approach = approach_of(parsed)
     family = family_of(parsed)
     rows = family.read(parsed)  # before minutes are spent on loading a model
-    model, processor = family.load(parsed)
+    model, processor = family.load(parsed, rows)
     problem = family.build(parsed, rows, model, processor)
     _say_what_is_trained_on(problem, parsed)
     if args.load_best_model_at_end and problem.dev is None:
@@ -79,7 +79,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     trainer = approach.trainer(parsed, model, processor, problem, output_dir)
 
     def write_down() -> None:
-        dump_resolved(output_dir / "resolved_config.yaml", parsed, approach.resolved)
+        dump_resolved(output_dir / "resolved_config.yaml", parsed, {**approach.resolved, **problem.settled})
         if problem.data is not None:
             _write_json(output_dir / "data.json", asdict(problem.data))
 

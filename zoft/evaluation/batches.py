@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class EncodedDataset(Protocol):
-    """A sized, indexable data set whose examples have ``input_ids``."""
+    """A sized, indexable data set."""
 
     def __len__(self) -> int: ...
 
@@ -35,6 +35,7 @@ def over_batches(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     title: str = "evaluating",
+    sizes: Sequence[int] | None = None,
 ) -> list[T]:
     """Return what ``of_batch`` makes of each example, in the data set's order.
 
@@ -50,6 +51,7 @@ def over_batches(
         batch_size: Examples in a batch.
         device: Where the batches go; default: where the model's first parameter lies.
         title: What the progress bar says.
+        sizes: How long each example is; default: the number of its ``input_ids``.
 
     Raises:
         DataError: The data set is empty.
@@ -57,7 +59,9 @@ def over_batches(
     if len(dataset) == 0:
         raise DataError("there is nothing to evaluate: the evaluation set is empty")
     target = next(model.parameters()).device if device is None else torch.device(device)
-    order = sorted(range(len(dataset)), key=lambda index: len(dataset[index]["input_ids"]), reverse=True)
+    if sizes is None:
+        sizes = [len(dataset[index]["input_ids"]) for index in range(len(dataset))]
+    order = sorted(range(len(dataset)), key=sizes.__getitem__, reverse=True)
     starts = range(0, len(order), batch_size)
     processes = PartialState()
     results: list[tuple[int, T]] = []

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from zoft.errors import NonFiniteLossError
 from zoft.evaluation.answers import write_answers
 from zoft.evaluation.batches import over_batches
-from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConversations
 from zoft.tasks.conversations import said
@@ -32,7 +31,7 @@ class _Scored:
     """Sums over an example's trained tokens."""
 
     loss: float
-    likeliest: int
+    likeliest: float
     tokens: int
 
 
@@ -47,10 +46,10 @@ def evaluate_conversations(
 ) -> Evaluation:
     """Measure a model on conversations; see `zoft.evaluation.batches.over_batches`.
 
-    The scores are ``loss`` (cross-entropy in nats, mean over an example's trained tokens and then over examples, as it
-    is trained on), ``perplexity`` (e to the mean cross-entropy over all trained tokens), ``token_accuracy`` (the share
-    of them that are the likeliest), ``tokens`` and ``n``. The predictions hold what the model writes, greedily, for the
-    first `WRITTEN` examples, and nothing for others.
+    The scores are ``loss`` (cross-entropy in nats) and ``token_accuracy`` (the share of tokens that are the likeliest),
+    each a mean over an example's trained tokens and then over examples, as the loss is trained on; ``perplexity`` (e to
+    the mean cross-entropy over all trained tokens), ``tokens`` and ``n``. The predictions hold what the model writes,
+    greedily, for the first `WRITTEN` examples, and nothing for others.
 
     Args:
         model: A causal language model.
@@ -68,7 +67,7 @@ def evaluate_conversations(
     def of_batch(model: nn.Module, batch: dict[str, Tensor]) -> list[_Scored]:
         losses, likeliest = token_scores(model, batch)
         tokens = (batch["label_ids"] != NO_TOKEN).sum(-1)
-        sums = (losses.double().sum(-1), likeliest.long().sum(-1), tokens)
+        sums = (losses.double().sum(-1), likeliest.double().sum(-1), tokens)
         return [_Scored(*values) for values in zip(*(each.tolist() for each in sums), strict=True)]
 
     found = over_batches(model, dataset, encoder.collator(), of_batch, batch_size=batch_size, device=device)
@@ -89,14 +88,13 @@ def evaluate_conversations(
                 expected=expected,
                 predicted=written.get(index, ""),
                 loss=one.loss / one.tokens,
-                tokens=one.tokens,
-                likeliest=one.likeliest,
+                score=one.likeliest / one.tokens,
             )
         )
     scores = {
         "loss": loss,
         "perplexity": math.exp(min(math.fsum(one.loss for one in found) / tokens, 700.0)),  # beyond it overflows
-        "token_accuracy": metric("token_accuracy").of(predictions),
+        "token_accuracy": math.fsum(one.likeliest / one.tokens for one in found) / len(found),
         "tokens": tokens,
         "n": len(found),
     }

@@ -14,10 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
-from zoft.evaluation.metrics import metric
+from zoft.evaluation.metrics import METRICS, metric
 from zoft.evaluation.predictions import Evaluation, Prediction
 
-__all__ = ["CONFIDENCE", "Difference", "Interval", "difference", "interval", "share_interval", "with_intervals"]
+__all__ = [
+    "CONFIDENCE",
+    "Difference",
+    "Interval",
+    "difference",
+    "has_interval",
+    "interval",
+    "share_interval",
+    "with_intervals",
+]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -89,10 +98,10 @@ def difference(before: Sequence[Prediction], after: Sequence[Prediction], name: 
 def with_intervals(evaluation: Evaluation, name: str) -> Evaluation:
     """Return an evaluation whose scores have the interval of a metric, ``accuracy_ci``, and those of the classes.
 
-    Without predictions there are none, nor can rows be drawn of a single one.
+    Without predictions there are none, nor can rows be drawn of a single one, nor of what predictions do not say.
     """
     predictions, scores = evaluation.predictions, dict(evaluation.scores)
-    if len(predictions) > (name not in _SHARES):
+    if len(predictions) > (name not in _SHARES) and has_interval(predictions, name):
         scores[f"{name}_ci"] = list(interval(predictions, name))
     if "class_accuracy" in scores:
         scores["class_accuracy_ci"] = [
@@ -112,12 +121,20 @@ def _each(predictions: Sequence[Prediction], name: str) -> list[float]:
     return [of_each(one) for one in predictions]
 
 
+def has_interval(predictions: Sequence[Prediction], name: str) -> bool:
+    """Whether a score is made of what predictions say: a metric, or a score that each brings with it."""
+    return name in METRICS or ":" in name or all(one.score is not None for one in predictions)
+
+
 def _score_of(predictions: Sequence[Prediction], name: str) -> Callable[[NDArray[np.int64]], float]:
     """Return what gives the score of some of the predictions, by their places."""
-    wanted = metric(name)
-    if wanted.of_each is None:
-        return lambda places: wanted.of([predictions[place] for place in places])
-    each = np.array([wanted.of_each(one) for one in predictions])
+    brought = [one.score for one in predictions if one.score is not None]
+    if len(brought) < len(predictions):
+        wanted = metric(name)
+        if wanted.of_each is None:
+            return lambda places: wanted.of([predictions[place] for place in places])
+        brought = [wanted.of_each(one) for one in predictions]
+    each = np.array(brought)
     return lambda places: float(each[places].mean())
 
 

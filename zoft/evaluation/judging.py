@@ -131,6 +131,9 @@ def evaluate_rewards(
     means = rewards.means([rewarded for _, rewarded in found])
     reward = means["reward"]
     assert reward is not None  # there is at least one completion
-    predictions = [Prediction(expected=(), predicted=one.text, loss=-rewarded.reward) for one, rewarded in found]
+    predictions = [
+        Prediction(expected=(), predicted=one.text, loss=-rewarded.reward, score=rewarded.reward)
+        for one, rewarded in found
+    ]
     length = sum(len(one.ids) for one, _ in found) / len(found)
     return Evaluation({**means, "completion_length": length, "loss": -reward, "n": len(found)}, predictions)

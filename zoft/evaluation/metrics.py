@@ -21,7 +21,7 @@ from zoft.dotted import load_function
 from zoft.errors import ConfigError, did_you_mean
 from zoft.evaluation.predictions import Prediction
 
-__all__ = ["METRICS", "Metric", "metric"]
+__all__ = ["METRICS", "Metric", "metric", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,12 @@ def _classes(predictions: Sequence[Prediction]) -> tuple[list[int], list[int]]:
     return [one.right[0] for one in predictions], [one.chosen for one in predictions if one.chosen is not None]
 
 
-def _token_accuracy(predictions: Sequence[Prediction]) -> float:
-    tokens = sum(one.tokens for one in predictions)
-    if not tokens:
-        raise ConfigError("the metric token_accuracy is of task sft, which learns texts; choose another one")
-    return sum(one.likeliest for one in predictions) / tokens
-
-
 METRICS: dict[str, Metric] = {
     "accuracy": _mean(_is_right),
     "exact_match": _mean(_exact_match),
     "f1": _mean(_f1),
     "macro_f1": Metric(_macro_f1, of_classes=True),
     "matthews": Metric(_matthews, of_classes=True),
-    "token_accuracy": Metric(_token_accuracy),
 }
 
 
@@ -132,6 +124,14 @@ def metric(name: str, *, in_words: bool = False) -> Metric:
             f"the metric {name} counts classes, and this task is answered in words; use f1 or exact_match"
         )
     return METRICS[name]
+
+
+def value_of(one: Prediction, name: str) -> float | None:
+    """Return one prediction's value of a score, None where it has none of its own."""
+    if one.score is not None or name not in METRICS:
+        return one.score
+    of_each = METRICS[name].of_each
+    return None if of_each is None else of_each(one)
 
 
 _EVALUATE = "evaluate:"

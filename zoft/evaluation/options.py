@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,26 @@ from zoft.evaluation.metrics import metric
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import option_scores
-from zoft.tasks.task import Task
 
-__all__ = ["evaluate_options", "evaluation_of_scores", "option_predictions", "scores_of_options"]
+__all__ = ["Choosing", "evaluate_options", "evaluation_of_scores", "option_predictions", "scores_of_options"]
+
+
+class Choosing(Protocol):
+    """What of a task is needed to judge a choice; see :class:`zoft.tasks.task.Task`."""
+
+    @property
+    def metric(self) -> str:
+        """The score by which results are told."""
+
+    @property
+    def label_words(self) -> tuple[str, ...] | None:
+        """What each class is called, if all rows have the same options."""
+
+    def options(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what there is to choose from."""
+
+    def right(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return which options are right."""
 
 
 def evaluate_options(
@@ -66,7 +83,7 @@ def scores_of_options(
     return over_batches(model, dataset, encoder.collator(), of_batch, batch_size=batch_size, device=device)
 
 
-def evaluation_of_scores(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> Evaluation:
+def evaluation_of_scores(task: Choosing, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> Evaluation:
     """Return what `evaluate_options` returns, given the scores of the options.
 
     Args:
@@ -96,7 +113,7 @@ def evaluation_of_scores(task: Task, rows: Sequence[Mapping[str, Any]], scores: 
     return Evaluation(figures, predictions)
 
 
-def option_predictions(task: Task, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> list[Prediction]:
+def option_predictions(task: Choosing, rows: Sequence[Mapping[str, Any]], scores: Sequence[Tensor]) -> list[Prediction]:
     """Return which option is chosen for each row: the one with the highest score.
 
     Args:

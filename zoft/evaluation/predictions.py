@@ -18,9 +18,9 @@ class Prediction:
         predicted: What the model chose or wrote.
         right: Which of the example's options are right, empty where there are none to choose from.
         chosen: Which of them was chosen, None likewise.
+        score: Its value of the score by which results are told, where that does not follow from what was said; the
+            score of all is then the mean of these.
         loss: Cross-entropy, in nats: over the options, or of the first accepted answer's tokens (their mean).
-        tokens: How many tokens of a text that is to be learned were scored, 0 where there is no such text.
-        likeliest: How many of them the model held for the likeliest.
     """
 
     expected: tuple[str, ...]
@@ -28,8 +28,7 @@ class Prediction:
     right: tuple[int, ...] = ()
     chosen: int | None = None
     loss: float | None = None
-    tokens: int = 0
-    likeliest: int = 0
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,13 @@ def label_features(
     return torch.stack(found).double().numpy()
 
 
-def fit_probe(features: NDArray[np.float64], labels: Sequence[int]) -> Any:
+def fit_probe(features: NDArray[np.float64], labels: Sequence[int], *, with_bias: bool = True) -> Any:
     """Fit scikit-learn's logistic regression to standardised features.
 
     Args:
         features: Of N training rows, [N, H].
         labels: Their classes.
+        with_bias: False: features are scaled alone, not shifted, and the scores are a linear function of them.
 
     Returns:
         A fitted pipeline of scikit-learn.
@@ -114,4 +115,5 @@ def fit_probe(features: NDArray[np.float64], labels: Sequence[int]) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(features, labels)
+    scaler, regression = StandardScaler(with_mean=with_bias), LogisticRegression(max_iter=5000, fit_intercept=with_bias)
+    return make_pipeline(scaler, regression).fit(features, labels)

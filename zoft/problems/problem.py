@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +48,9 @@ class Problem:
         is_differentiable: Whether the losses have a gradient.
         writes: Whether the model writes for a loss, which takes a forward pass a token.
         callbacks: What follows the Trainer's state for the losses.
+        start: Brings a model that was just loaded to where training is to start from, and returns the names of the
+            parameters that it wrote; None: that is where it was loaded.
+        settled: Settings that a recipe may leave open, and what the rows have made of them.
     """
 
     train: EncodedDataset
@@ -64,6 +67,8 @@ class Problem:
     is_differentiable: bool = True
     writes: bool = False
     callbacks: tuple[TrainerCallback, ...] = ()
+    start: Callable[[nn.Module], tuple[str, ...]] | None = None
+    settled: Mapping[str, Any] = field(default_factory=dict)
 
     def for_trainer(self) -> dict[str, Any]:
         """Return what `zoft.hf.tasks.ProblemTrainer` is made of. It measures on ``dev``, if there is such."""

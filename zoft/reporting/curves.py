@@ -100,7 +100,7 @@ def _rows(labelled: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         ["learning rate, first to last", *(_first_to_last(of["learning_rates"]) for of in labelled.values())],
     ]
     if any(of["skipped_steps"] for of in labelled.values()):
-        rows.append(["steps skipped", *(str(of["skipped_steps"]) for of in labelled.values())])
+        rows.append(["steps that moved no weight", *(str(of["skipped_steps"]) for of in labelled.values())])
     return [rows[0], *(cells for cells in rows[1:] if any(cells[1:]))]
 
 

@@ -100,22 +100,16 @@ class Run:
         return self.given_examples if self.shows_scores else ()
 
     @cached_property
-    def slope_records(self) -> list[StepRecord]:
-        """The steps that were taken along slopes: neither skipped, nor spent on measuring a clip threshold."""
-        first = 0
-        if self.promise is not None:
-            from zoft.privacy.plan import PrivacyPlan  # imports opacus, which takes seconds
-
-            first = PrivacyPlan.from_dict(self.promise).measuring_steps
-        return [record for record in self.records[first:] if not record.skipped]
-
-    @cached_property
     def slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each projected gradient with its step's number from 1: (steps, slopes), both of shape [n]."""
+        """Each projected gradient with its step's number from 1: (steps, slopes), both of shape [n].
+
+        Those of steps that moved no weight are left out: a loss was not finite, or a clip threshold was measured.
+        """
         pairs: list[tuple[int, float]] = []
         if self.method is not None:
             slopes_of = self.method.estimator.projected_grads
-            pairs = [(r.step + 1, slope) for r in self.slope_records for slope in slopes_of(r.scalars)]
+            moved = [record for record in self.records if not record.skipped]
+            pairs = [(record.step + 1, slope) for record in moved for slope in slopes_of(record.scalars)]
         steps, slopes = np.array(pairs, dtype=float).reshape(-1, 2).T
         return steps, slopes
 

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from zoft.errors import ConfigError, DataError
-from zoft.tasks.files import is_local_file, load_hub, load_rows
+from zoft.tasks.classes import find_labels
+from zoft.tasks.files import load_rows, load_source
 from zoft.tasks.hygiene import SplitName
 from zoft.tasks.hygiene.wording import normalised
 from zoft.tasks.places import Row
 from zoft.tasks.rows import Columns, names_of
 
-__all__ = ["Prepare", "Splits", "load_splits", "permute_labels"]
+__all__ = ["Load", "Prepare", "Splits", "load_splits", "permute_labels"]
 
 Prepare = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 """Makes the columns that a task reads out of those that a data set has; None leaves the row out."""
+
+
+class Load(Protocol):
+    """Reads rows from where they are."""
+
+    def __call__(
+        self, source: str, config_name: str | None = None, eval_split: str | None = None
+    ) -> tuple[list[Row], list[Row] | None]:
+        """Return the training rows, and the evaluation rows if the source sets some apart."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,14 @@ class Splits:
     """Rows to train on, to choose the best checkpoint by (there may be none), and to measure on.
 
     No text of ``train`` occurs in ``dev`` or ``evaluation``. Rows that were left out of ``train`` for that are in
-    ``left_out``, each with the row of the other split that has its text.
+    ``left_out``, each with the row of the other split that has its text. ``labels`` are those of the task.
     """
 
     train: list[Row]
     evaluation: list[Row]
     dev: list[Row] = field(default_factory=list)
     left_out: dict[SplitName, list[tuple[Row, Row]]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def load_splits(
@@ -46,6 +57,7 @@ def load_splits(
     eval_file: str | None = None,
     eval_split: str | None = None,
     prepare: Prepare | None = None,
+    load: Load = load_source,
     seed: int = 0,
     eval_fraction: float = 0.1,
     max_train_samples: int | None = None,
@@ -62,7 +74,8 @@ def load_splits(
     training rows, and share no text with those that remain.
 
     Args:
-        columns: What the task reads; every row is checked against it.
+        columns: What the task reads; every row is checked against it. A label column without labels stands for those
+            that its training rows have.
         dataset: ``packaged:NAME``, a local file, or a Hub name. Exactly one of this and ``train_file`` is
             given.
         dataset_config_name: The Hub data set's configuration, e.g. ``rte`` of ``super_glue``.
@@ -70,6 +83,7 @@ def load_splits(
         eval_file: A local file with the evaluation rows.
         eval_split: The Hub data set's split with the evaluation rows; default: ``validation``, else ``test``.
         prepare: Makes the columns that the task reads; default: they are the data's own.
+        load: Reads a data set; ``eval_file`` is one of the files that `zoft.tasks.files.load_rows` knows.
         seed: Decides the order and the split.
         eval_fraction: Share of the rows held out where no other evaluation rows exist.
         max_train_samples: Keep this many training rows.
@@ -100,9 +114,11 @@ def load_splits(
             raise ConfigError("num_shots is a number of rows of each class, and this task has no classes")
 
     source = dataset or train_file or ""
-    train, evaluation = _load(source, dataset_config_name, eval_split)
+    train, evaluation = load(source, dataset_config_name, eval_split)
     if eval_file is not None:
         evaluation = load_rows(eval_file)
+    if columns.label is not None and not columns.labels:
+        columns = replace(columns, labels=find_labels(train, columns.label))
     train = _checked(train, columns, prepare)
     random.Random(f"{seed}/train").shuffle(train)
     if evaluation is None:
@@ -131,7 +147,7 @@ def load_splits(
             "for choosing the checkpoint"
             + (f", and leaving out {shared} that have the text of one of those" if shared else "")
         )
-    return Splits(train=train, evaluation=evaluation, dev=dev, left_out=left_out)
+    return Splits(train=train, evaluation=evaluation, dev=dev, left_out=left_out, labels=columns.labels)
 
 
 def _few_shots(rows: Sequence[Row], columns: Columns, num_shots: int, source: str) -> tuple[list[Row], list[Row]]:
@@ -173,13 +189,8 @@ def permute_labels(splits: Splits, label_column: str, seed: int) -> Splits:
         train=permuted(splits.train, "train"),
         evaluation=permuted(splits.evaluation, "evaluation"),
         dev=permuted(splits.dev, "dev"),
+        labels=splits.labels,
     )
-
-
-def _load(source: str, config_name: str | None, eval_split: str | None) -> tuple[list[Row], list[Row] | None]:
-    if source.startswith("packaged:") or is_local_file(source):
-        return load_rows(source), None
-    return load_hub(source, config_name, eval_split)
 
 
 def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None) -> list[Row]:

@@ -12,7 +12,7 @@ from zoft.tasks.csv_rows import read_csv, read_tsv
 from zoft.tasks.json_rows import read_json, read_jsonl
 from zoft.tasks.places import Place, Row
 
-__all__ = ["Row", "is_local_file", "load_hub", "load_rows"]
+__all__ = ["Row", "is_local_file", "load_folder", "load_hub", "load_rows", "load_source"]
 
 EVAL_SPLITS = ("validation", "test")  # in this order: a test split's labels are often withheld
 
@@ -56,8 +56,24 @@ def is_local_file(source: str) -> bool:
     return path.suffix.lower() in _READERS or path.exists()
 
 
+def load_source(
+    source: str, config_name: str | None = None, eval_split: str | None = None, *, as_stored: bool = False
+) -> tuple[list[Row], list[Row] | None]:
+    """Return the training rows of any source, and its evaluation rows if it sets some apart: see `load_hub`.
+
+    Args:
+        source: ``packaged:NAME``, a local file, or a Hub name.
+        config_name: The Hub data set's configuration.
+        eval_split: The Hub data set's split with the evaluation rows.
+        as_stored: See `load_hub`.
+    """
+    if is_packaged(source) or is_local_file(source):
+        return load_rows(source), None
+    return load_hub(source, config_name, eval_split, as_stored=as_stored)
+
+
 def load_hub(
-    name: str, config_name: str | None = None, eval_split: str | None = None
+    name: str, config_name: str | None = None, eval_split: str | None = None, *, as_stored: bool = False
 ) -> tuple[list[Row], list[Row] | None]:
     """Return the training rows of a data set on the Hub, and its evaluation rows if it has a split for them.
 
@@ -65,6 +81,7 @@ def load_hub(
         name: The data set.
         config_name: Its configuration.
         eval_split: The split with the evaluation rows; default: ``validation``, else ``test``.
+        as_stored: Leave images undecoded, and give classes the names that the data set has for them.
 
     Raises:
         DataError: The data set cannot be loaded, or has no such split, or none called ``train``.
@@ -78,15 +95,60 @@ def load_hub(
             f"the data set {name!r} could not be loaded from the Hub: {_one_line(error)}. Without network, "
             " name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
         ) from error
+    return _splits(loaded, name, eval_split, _stored if as_stored else _plain)
+
+
+def load_folder(builder: str, source: str) -> tuple[list[Row], list[Row] | None]:
+    """Return the rows of a folder that a builder of ``datasets`` reads, images undecoded and classes by name.
+
+    Args:
+        builder: Its name, for example ``imagefolder``.
+        source: The folder.
+
+    Raises:
+        DataError: The folder is not as the builder expects it.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(builder, data_dir=str(Path(source).expanduser()))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{source} could not be read as {builder}: {_one_line(error)}") from error
+    return _splits(loaded, source, None, _stored)
+
+
+def _splits(
+    loaded: Any, name: str, eval_split: str | None, rows_of: Callable[[Any], list[dict[str, Any]]]
+) -> tuple[list[Row], list[Row] | None]:
     for split in ("train", *([] if eval_split is None else [eval_split])):
         if split not in loaded:
             raise DataError(f"the data set {name!r} has no split {split!r}; found: {', '.join(map(str, loaded))}")
     held_out = eval_split or next((split for split in EVAL_SPLITS if split in loaded), None)
 
     def rows(split: str) -> list[Row]:
-        return _numbered(loaded[split].to_list(), f"{name}, {split} split")
+        return _numbered(rows_of(loaded[split]), f"{name}, {split} split")
 
     return rows("train"), rows(held_out) if held_out else None
+
+
+def _plain(split: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = split.to_list()
+    return rows
+
+
+def _stored(split: Any) -> list[dict[str, Any]]:
+    """Return rows with undecoded images, and with the names of classes; what is no class (-1: withheld) stays."""
+    import datasets
+
+    for column, feature in split.features.items():
+        if isinstance(feature, datasets.Image):
+            split = split.cast_column(column, datasets.Image(decode=False))
+    names = {
+        column: dict(enumerate(feature.names))
+        for column, feature in split.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    return [{**row, **{column: of[row[column]] for column, of in names.items() if row[column] in of}} for row in split]
 
 
 def _read_parquet(path: Path) -> list[Row]:

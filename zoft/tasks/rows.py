@@ -64,7 +64,7 @@ class Columns:
         if self.label is not None and label_key(row[self.label]) not in self.labels:
             raise DataError(
                 f"column {self.label!r} holds {row[self.label]!r:.80}, known labels are {', '.join(self.labels)}. "
-                "Set 'labels' to the data's values, in the order of label_words"
+                "Set 'labels' to the data's values, in the order of label_words where there are such"
             )
 
     def class_of(self, row: Mapping[str, Any]) -> str | None:

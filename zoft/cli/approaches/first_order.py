@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from zoft.cli.arguments import PrivacyArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments
+from zoft.cli.starts import begin
 from zoft.errors import ConfigError
 from zoft.hf.meters import peak_memory_bytes
 from zoft.hf.tasks import ProblemTrainer
@@ -104,6 +105,7 @@ class FirstOrder:
                 f"{output_dir} holds no checkpoint to resume from: a run by gradients has no replay log; it resumes "
                 "from what save_strategy and save_steps made it save"
             )
+        begin(parsed, model, problem, output_dir)
         return ProblemTrainer(model=model, args=args, **problem.for_trainer(), processing_class=processor)
 
     def summary(self, trainer: ProblemTrainer) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, PrivacyArguments, RunArguments, ZOArguments
+from zoft.cli.arguments import PrivacyArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments
+from zoft.cli.starts import begin
 from zoft.errors import ConfigError
 from zoft.hf.meters import peak_memory_bytes
 from zoft.hf.tasks import ProblemTrainer, TaskTrainer
@@ -69,11 +70,10 @@ class ZerothOrder:
     def trainer(
         self, parsed: ParsedArguments, model: Any, processor: Any, problem: Problem, output_dir: Path
     ) -> TaskTrainer:
-        """Make the Trainer; of an adapter, where it starts from is kept for replays."""
+        """Make the Trainer; where the run starts from is kept for replays, if no checkpoint holds it."""
         args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
         config = self._config_for(problem)
-        if parsed.get(AdapterArguments).use_peft:
-            _start_adapter(model, output_dir, resume=options.resume, keep=args.process_index == 0)
+        begin(parsed, model, problem, output_dir)
         return TaskTrainer(
             model=model,
             args=args,
@@ -150,14 +150,3 @@ def privacy_config(parsed: ParsedArguments) -> PrivacyConfig | None:
     """Build a recipe's promise of privacy, None without."""
     asked = parsed.get(PrivacyArguments)
     return PrivacyConfig(**vars(asked)) if asked.is_private else None
-
-
-def _start_adapter(model: Any, output_dir: Path, *, resume: bool, keep: bool) -> None:
-    """Keep where the adapter starts from for replays; a resumed run starts where it started the first time."""
-    from zoft.cli.adapters import keep_start, recall_start, start_of  # imports PEFT, which takes seconds
-
-    log = output_dir / LOG_NAME
-    if resume and start_of(log).is_dir():
-        recall_start(model, log)
-    elif keep:
-        keep_start(model, log)

@@ -1,8 +1,8 @@
 """Families of tasks: what kind of model each takes, and how a recipe becomes a problem for it.
 
-A family is a module with ``read(parsed)``, which returns checked rows, ``load(parsed)``, which returns a model and what
-prepares its inputs (a tokenizer, an image processor), and ``build(parsed, rows, model, processor)``, which returns a
-:class:`zoft.problems.problem.Problem`.
+A family is a module with ``read(parsed)``, which returns checked rows, ``load(parsed, rows)``, which returns a model
+and what prepares its inputs (a tokenizer, an image processor), and ``build(parsed, rows, model, processor)``, which
+returns a :class:`zoft.problems.problem.Problem`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zoft.cli.arguments import SFT, DataArguments, ObjectiveArguments
+from zoft.cli.arguments import IMAGES, SFT, TEXTS, DataArguments, ObjectiveArguments, RunArguments
+from zoft.errors import ConfigError
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Family", "family_of"]
 
-_BY_TASK: dict[str, str] = {SFT: "sft"}  # names of tasks that are no prompts
+_BY_TASK = {SFT: "sft", IMAGES: "image_classification", TEXTS: "text_classification"}  # tasks that are no prompts
 _PROMPTED, _REWARDED = "prompted", "rewarded"
 
 
@@ -30,8 +31,11 @@ class Family(Protocol):
         """Load, check and split the rows."""
 
     @staticmethod
-    def load(parsed: ParsedArguments) -> tuple[Any, Any]:
-        """Load the model, on the training device, and what prepares its inputs."""
+    def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
+        """Load the model, on the training device, and what prepares its inputs.
+
+        ``rows`` are what ``read`` returned; None where there is only the recipe, as in a replay.
+        """
 
     @staticmethod
     def build(parsed: ParsedArguments, rows: Any, model: Any, processor: Any) -> Problem:
@@ -39,7 +43,17 @@ class Family(Protocol):
 
 
 def family_of(parsed: ParsedArguments) -> Family:
-    """Return the family of a recipe's task."""
+    """Return the family of a recipe's task.
+
+    Raises:
+        ConfigError: The recipe asks for a linear probe, and its task has no layer to probe.
+    """
+    task = parsed.get(DataArguments).task
+    if parsed.get(RunArguments).linear_probe_first and task not in (IMAGES, TEXTS):
+        raise ConfigError(
+            f"linear_probe_first fits a model's layer for classes, and only task {IMAGES} or {TEXTS} has one; leave it "
+            "out"
+        )
     otherwise = _REWARDED if parsed.get(ObjectiveArguments).reward_funcs else _PROMPTED
-    name = _BY_TASK.get(parsed.get(DataArguments).task or "", otherwise)
+    name = _BY_TASK.get(task or "", otherwise)
     return cast("Family", import_module(f"{__name__}.{name}"))

@@ -73,7 +73,7 @@ def read(parsed: ParsedArguments) -> Splits:
     return load_rows_of(parsed, spec)
 
 
-def load(parsed: ParsedArguments) -> tuple[Any, Any]:
+def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     task = _task(parsed)
     metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else

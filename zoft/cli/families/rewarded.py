@@ -57,7 +57,7 @@ def read(parsed: ParsedArguments) -> Splits:
     return load_rows_of(parsed, prompts_of(data))
 
 
-def load(parsed: ParsedArguments) -> tuple[Any, Any]:
+def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     objective = parsed.get(ObjectiveArguments)
     RewardFunctions.of_paths(objective.reward_funcs or (), objective.reward_weights)  # refuses what cannot be found

@@ -30,7 +30,7 @@ _OF_PROMPTS = ("template", "label_words", "labels", "label_column", "num_shots",
 _SUFFIXES = (".jinja", ".j2")
 
 
-def load(parsed: ParsedArguments) -> tuple[Any, Any]:
+def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device, with the recipe's chat template, if it names one.
 
     Raises:

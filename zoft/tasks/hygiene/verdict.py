@@ -25,7 +25,5 @@ def judge(report: DataReport, *, strict: bool = False) -> None:
     if strict and grave:
         raise DataError("strict_data: " + "; ".join(map(sentence, grave)))
     if trouble := report.of("grave", "warning"):
-        hint = ". With --strict_data the first of these is an error" if grave else ""
-        if len(grave) > 1:
-            hint = f". With --strict_data the first {len(grave)} of these are errors"
+        hint = f". --strict_data refuses {'this' if len(trouble) == 1 else f'the first {len(grave)}'}" if grave else ""
         warnings.warn("the data: " + "; ".join(map(sentence, trouble)) + hint, ZoftWarning, stacklevel=2)
