@@ -42,7 +42,7 @@ def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, 
         of_row = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
         losses += of_row.tolist()
         means.append(of_row.mean().item())
-        right += (logits.argmax(-1) == ids[0, 1:]).tolist()
+        right.append((logits.argmax(-1) == ids[0, 1:]).float().mean().item())
     want = {
         "loss": sum(means) / len(means),
         "perplexity": math.exp(sum(losses) / len(losses)),
@@ -52,6 +52,7 @@ def test_the_scores_are_those_of_all_logits_of_each_row(llama: PreTrainedModel, 
     }
     assert result.scores == pytest.approx(want, rel=1e-4)
     assert [one.loss for one in result.predictions] == pytest.approx(means, rel=1e-4)
+    assert [one.score for one in result.predictions] == pytest.approx(right)
     assert all(one.predicted == "" for one in result.predictions), "nothing was to be written"
 
 

@@ -46,10 +46,10 @@ def evaluate_conversations(
 ) -> Evaluation:
     """Measure a model on conversations; see `zoft.evaluation.batches.over_batches`.
 
-    The scores are ``loss`` (cross-entropy in nats, mean over an example's trained tokens and then over examples, as it
-    is trained on), ``perplexity`` (e to the mean cross-entropy over all trained tokens), ``token_accuracy`` (the share
-    of them that are the likeliest), ``tokens`` and ``n``. The predictions hold what the model writes, greedily, for the
-    first `WRITTEN` examples, and nothing for others.
+    The scores are ``loss`` (cross-entropy in nats) and ``token_accuracy`` (the share of tokens that are the likeliest),
+    each a mean over an example's trained tokens and then over examples, as the loss is trained on; ``perplexity`` (e to
+    the mean cross-entropy over all trained tokens), ``tokens`` and ``n``. The predictions hold what the model writes,
+    greedily, for the first `WRITTEN` examples, and nothing for others.
 
     Args:
         model: A causal language model.
@@ -83,11 +83,18 @@ def evaluate_conversations(
     for index, (row, one) in enumerate(zip(dataset.rows, found, strict=True)):
         _, answer = row["conversation"].turns
         expected = () if answer is None else (said(answer).strip(),)
-        predictions.append(Prediction(expected=expected, predicted=written.get(index, ""), loss=one.loss / one.tokens))
+        predictions.append(
+            Prediction(
+                expected=expected,
+                predicted=written.get(index, ""),
+                loss=one.loss / one.tokens,
+                score=one.likeliest / one.tokens,
+            )
+        )
     scores = {
         "loss": loss,
         "perplexity": math.exp(min(math.fsum(one.loss for one in found) / tokens, 700.0)),  # beyond it overflows
-        "token_accuracy": sum(one.likeliest for one in found) / tokens,
+        "token_accuracy": math.fsum(one.likeliest / one.tokens for one in found) / len(found),
         "tokens": tokens,
         "n": len(found),
     }
