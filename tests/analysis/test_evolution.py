@@ -243,7 +243,7 @@ def test_rounding_does_not_grow_in_the_recursion_for_vectors_of_each_example() -
 @pytest.mark.parametrize("rule", ["mezo", "nzk_independent", "nzk_shared"])
 def test_the_mean_loss_falls_below_the_stability_limit_and_grows_above_it(rule: str, problem: Problem) -> None:
     below, above = (problem.expected(rule, f * problem.limit(rule), 5000) for f in (0.97, 1.03))
-    assert below[-1] < below[2500] < below[0]
+    assert below[-1] <= below[2500] < below[0]  # by then it may have come to its floor, to the last bit
     assert above[-1] > above[2500] > above[0]
 
 
