@@ -20,6 +20,7 @@ from zoft.cli.arguments import AdapterArguments, ModelArguments
 from zoft.cli.config import parse_arguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.cli.replay import main as replay
+from zoft.cli.starts import start_of
 from zoft.cli.train import main as train
 from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME
@@ -42,6 +43,8 @@ KINDS = {
 }
 MERGED = [kind for kind in KINDS if kind not in ("prefix", "prompt")]
 INIT_TEXT = "the film is great and it was lovely"
+ADAPTER = start_of(parse_arguments(["--use_peft"]))
+assert ADAPTER is not None
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -79,7 +82,7 @@ def test_a_run_leaves_an_adapter_that_loads_and_replays(
 ) -> None:
     assert not (run / "model.safetensors").exists()
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run)
-    start = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters.start_of(run / LOG_NAME))
+    start = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ADAPTER.folder(run / LOG_NAME))
     assert not torch.equal(logits(model), logits(start))
     replay(["--config", str(run / "resolved_config.yaml"), "--verify", str(run)])
     assert f"replayed {STEPS} steps" in (said := capsys.readouterr().out) and "bit-identical" in said
@@ -152,7 +155,7 @@ def test_replay_and_resume_begin_where_the_run_began(
     assert (cut / "zo_log").read_bytes() == (whole / "zo_log").read_bytes()
     assert load_equal(cut / "adapter_model.safetensors", whole / "adapter_model.safetensors")
 
-    shutil.rmtree(adapters.start_of(whole / LOG_NAME))
+    shutil.rmtree(ADAPTER.folder(whole / LOG_NAME))
     assert "this is not the log's base model" in refused(capsys, replay, "--config", resolved)
 
 
@@ -166,7 +169,7 @@ def test_each_log_in_a_folder_keeps_its_own_start(
     shutil.copy(run / "adapter_model.safetensors", tmp_path / "first")
     shutil.copy(run / "adapter_config.json", tmp_path / "first")
     run_of("prefix", recipe, run, "--virtual_tokens_init_text", "quite another text")
-    assert adapters.start_of(run / "zo_log.1").is_dir()
+    assert ADAPTER.folder(run / "zo_log.1").is_dir()
     replay(["--config", str(resolved), "--log", str(run / "zo_log.1"), "--verify", str(tmp_path / "first")])
     assert "bit-identical" in capsys.readouterr().out
 
@@ -175,7 +178,7 @@ def test_a_branch_starts_from_the_same_adapter(recipe: str, tmp_path: Path) -> N
     run = run_of("prefix", recipe, tmp_path / "run")
     branch = tmp_path / "branch"
     replay(["--config", str(run / "resolved_config.yaml"), "--upto_step", "1", "--branch_to", str(branch)])
-    assert load_equal(*(adapters.start_of(folder / LOG_NAME) / "adapter_model.safetensors" for folder in (run, branch)))
+    assert load_equal(*(ADAPTER.folder(folder / LOG_NAME) / "adapter_model.safetensors" for folder in (run, branch)))
     run_of("prefix", recipe, branch, "--resume")
     assert (branch / LOG_NAME).read_bytes() == (run / LOG_NAME).read_bytes()
 

@@ -195,7 +195,7 @@ def _with_adapter(model: PreTrainedModel, adapter: AdapterArguments) -> Any:
     from zoft.cli.adapters import with_adapter  # imports PEFT, which a run without adapters need not wait for
 
     body = model.base_model
-    heads = [name for name, module in model.named_children() if module is not body and any(module.parameters())]
+    heads = [name for name, module in model.named_children() if module is not body and list(module.parameters())]
     if not heads:
         raise ConfigError(f"{type(model).__name__} keeps its layer for classes in its body; train it without use_peft")
     kept = sorted({*(adapter.lora_modules_to_save or ()), *heads})

@@ -183,8 +183,13 @@ def _saved_tensors(model: Any) -> dict[str, Any]:
 
     if isinstance(model, PeftModel):
         return dict(get_peft_model_state_dict(model))
+    from transformers.core_model_loading import revert_weight_conversion
+
     ignored = getattr(model, "_keys_to_ignore_on_save", None) or ()
-    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in ignored}
+    kept = {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in ignored}
+    # Some architectures (ViT) have other names in files than in memory.
+    written: dict[str, Any] = revert_weight_conversion(model, kept)
+    return written
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the difference of any score by a bootstrap that draws rows, each with what both 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -139,13 +140,15 @@ def _score_of(predictions: Sequence[Prediction], name: str) -> Callable[[NDArray
 
 
 def _bootstrap(count: int, score: Callable[[NDArray[np.int64]], float], seed: int) -> Interval:
-    found = bootstrap(
-        (np.arange(count),),
-        score,
-        n_resamples=RESAMPLES,
-        vectorized=False,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a metric says of rows that happen to lack a class
+        found = bootstrap(
+            (np.arange(count),),
+            score,
+            n_resamples=RESAMPLES,
+            vectorized=False,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return float(found.low), float(found.high)

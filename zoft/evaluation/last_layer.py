@@ -119,14 +119,9 @@ def last_layer(model: nn.Module, batch: dict[str, Tensor]) -> LastLayer:
     try:
         with torch.no_grad():
             scores = class_logits(model, batch)
-            classes = scores.shape[1]
-            wide = [module for module in called if module.out_features == classes]
-            if wide:
-                with _read_by(wide[-1]):
-                    features = class_logits(model, batch)
-                again = nn.functional.linear(features.to(wide[-1].weight.dtype), wide[-1].weight, wide[-1].bias).float()
-                if features.shape[1] == wide[-1].in_features and torch.allclose(again, scores, rtol=_SAME, atol=_SAME):
-                    return LastLayer(linear[wide[-1]], wide[-1])
+            wide = [module for module in called if module.out_features == scores.shape[1]]
+            if wide and _makes(wide[-1], scores, model, batch):
+                return LastLayer(linear[wide[-1]], wide[-1])
     finally:
         for hook in hooks:
             hook.remove()
@@ -136,6 +131,19 @@ def last_layer(model: nn.Module, batch: dict[str, Tensor]) -> LastLayer:
         f"linear_probe_first fits the linear layer whose output the scores of a model are, and those of "
         f"{type(model).__name__} are made otherwise; leave it out"
     )
+
+
+def _makes(layer: nn.Linear, scores: Tensor, model: nn.Module, batch: dict[str, Tensor]) -> bool:
+    """Whether a model's scores are what a layer makes of what it reads."""
+    try:
+        with _read_by(layer):
+            read = class_logits(model, batch)
+    except RuntimeError:  # the model does more with its output, for which this has the wrong shape
+        return False
+    if read.shape != (len(scores), layer.in_features):
+        return False
+    again = nn.functional.linear(read.to(layer.weight.dtype), layer.weight, layer.bias).float()
+    return torch.allclose(again, scores, rtol=_SAME, atol=_SAME)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from zoft.tasks.rows import Columns, label_key, names_of
 
 __all__ = ["ClassTask", "find_labels", "in_order_of_model"]
 
+_FEW = 10  # values that are classes, however few rows there are
+
 
 @dataclass(frozen=True)
 class ClassTask:
@@ -66,7 +68,7 @@ def find_labels(rows: Sequence[Row], column: str) -> tuple[str, ...]:
         found[label_key(value)] = None
     if len(found) < 2:
         raise DataError(f"column {column!r} holds one class alone, {', '.join(found)}, in {len(rows)} rows")
-    if len(found) > max(2, len(rows) // 2):
+    if len(found) > max(_FEW, len(rows) // 2):
         raise DataError(
             f"column {column!r} holds {len(found)} different values in {len(rows)} rows, which are hardly classes; "
             "name another label_column, or say with 'labels' which there are"
