@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tasks.chats import ROWS, TURNS, message, with_template
+from tests.tasks.placed import placed
 from zoft.errors import ConfigError, DataError
 from zoft.tasks import token_scoring
 from zoft.tasks.conversation_encoding import ConversationEncoder, ConversationExample, EncodedConversations
@@ -26,7 +27,7 @@ def tokenizer(causal_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerF
 
 def encode(encoder: ConversationEncoder, rows: Sequence[dict[str, Any]]) -> EncodedConversations:
     reader = ConversationReader()
-    return encoder.encode([reader(row) for row in rows])
+    return encoder.encode(placed(map(reader, rows)))
 
 
 def trained_text(tokenizer: PreTrainedTokenizerFast, example: ConversationExample) -> str:
@@ -110,9 +111,9 @@ def test_assistants_alone_need_a_template_that_marks_them(causal_tokenizer: PreT
         encode(ConversationEncoder(plain, assistant_only=True), ROWS["messages"])
 
 
-def test_what_a_chat_template_refuses_is_told_with_the_conversation(tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = [{"messages": [message("nobody", "hello there"), *TURNS]}]
-    with pytest.raises(DataError, match=r"refuses 'nobody: hello there.*nobody may not speak"):
+def test_what_a_chat_template_refuses_is_told_with_the_row(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"messages": TURNS}, {"messages": [message("nobody", "hello there"), *TURNS]}]
+    with pytest.raises(DataError, match=r"rows: row 2: the chat template refuses the messages: nobody may not speak"):
         encode(ConversationEncoder(tokenizer), rows)
 
 

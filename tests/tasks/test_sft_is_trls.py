@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.hf.conftest import arguments
 from tests.tasks.chats import ROWS, TURNS, with_template
+from tests.tasks.placed import placed
 from zoft.tasks.conversation_encoding import ConversationEncoder
 from zoft.tasks.conversations import ConversationReader
 from zoft.tasks.token_scoring import conversation_losses
@@ -64,7 +65,7 @@ def test_the_trained_tokens_and_the_loss_of_a_row_are_trls(
     model = qwen3(len(tokenizer)) if case == "messages" else llama
     reader = ConversationReader(assistant_only=assistant_only)
     encoder = ConversationEncoder(tokenizer, max_length, assistant_only=assistant_only)
-    encoded = encoder.encode([reader(row) for row in rows])
+    encoded = encoder.encode(placed(map(reader, rows)))
     trainer = SFTTrainer(
         model=copy.deepcopy(model),
         args=arguments(tmp_path, kind=SFTConfig, bf16=False, max_length=max_length, assistant_only_loss=assistant_only),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from zoft.errors import DataError, ZoftWarning
 from zoft.evaluation.conversations import evaluate_conversations
@@ -14,6 +13,7 @@ from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConvers
 from zoft.tasks.conversations import Conversation, transcript
 from zoft.tasks.data import Splits
 from zoft.tasks.hygiene import DataReport, inspect_data
+from zoft.tasks.places import Row
 from zoft.tasks.token_scoring import conversation_losses
 
 __all__ = ["sft_problem"]
@@ -62,7 +62,7 @@ def _inspected(splits: Splits) -> DataReport:
     )
 
 
-def _some(encoder: ConversationEncoder, rows: Sequence[Mapping[str, Any]], name: str) -> EncodedConversations:
+def _some(encoder: ConversationEncoder, rows: Sequence[Row], name: str) -> EncodedConversations:
     encoded = encoder.encode(rows)
     if not encoded.examples:
         raise DataError(

@@ -9,7 +9,7 @@ the output layer sees as many rows of each.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from zoft.errors import ConfigError, DataError
-from zoft.tasks.conversations import Content, Conversation, Message, transcript
+from zoft.tasks.conversations import Content, Conversation, Message
 from zoft.tasks.encoding import UNLIMITED
+from zoft.tasks.places import Row
 from zoft.tasks.scoring import NO_TOKEN
 
 __all__ = ["ConversationCollator", "ConversationEncoder", "ConversationExample", "EncodedConversations"]
@@ -50,7 +51,7 @@ class EncodedConversations(Dataset[ConversationExample]):
     """
 
     examples: list[ConversationExample]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     truncated: int
     left_out: int
     merged: int
@@ -133,18 +134,21 @@ class ConversationEncoder:
         pad = self.tokenizer.pad_token_id
         return self._eos_id if pad is None else cast("int", pad)
 
-    def encode(self, rows: Sequence[Mapping[str, Any]]) -> EncodedConversations:
+    def encode(self, rows: Sequence[Row]) -> EncodedConversations:
         """Tokenise what `zoft.tasks.conversations.ConversationReader` made of rows.
 
         Raises:
             ConfigError: The tokenizer has no chat template, or none that marks what assistants say.
-            DataError: The chat template refuses a conversation.
+            DataError: The chat template refuses a row's messages; the message names the row.
         """
         examples: list[ConversationExample] = []
-        kept: list[Mapping[str, Any]] = []
+        kept: list[Row] = []
         truncated = merged = 0
         for row in rows:
-            ids, trained, is_merged = self._tokens(row["conversation"])
+            try:
+                ids, trained, is_merged = self._tokens(row["conversation"])
+            except (jinja2.TemplateError, TypeError) as error:  # a template may add a text to a content of None
+                raise DataError(f"{row.place}: the chat template refuses the messages: {error}") from None
             truncated, merged = truncated + (len(ids) > self.limit), merged + is_merged
             # The first token is read, but predicted from nothing.
             places = [place for place in range(1, min(len(ids), self.limit)) if trained[place]]
@@ -198,17 +202,14 @@ class ConversationEncoder:
         assistants: bool = False,
     ) -> dict[str, list[int]]:
         self._check_template(assistants)
-        try:
-            made: Any = self.tokenizer.apply_chat_template(
-                cast("list[Message]", messages),
-                tokenize=True,
-                return_dict=True,
-                add_generation_prompt=add_generation_prompt,
-                return_assistant_tokens_mask=assistants,
-                **conversation.template_options,
-            )
-        except jinja2.TemplateError as error:
-            raise DataError(f"the chat template refuses {transcript(messages)!r:.120}: {error}") from None
+        made: Any = self.tokenizer.apply_chat_template(
+            cast("list[Message]", messages),
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=add_generation_prompt,
+            return_assistant_tokens_mask=assistants,
+            **conversation.template_options,
+        )
         return cast("dict[str, list[int]]", made)
 
     def _check_template(self, assistants: bool) -> None:
