@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,10 @@ from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import label_states
 from zoft.tasks.task import Task
 
-__all__ = ["evaluate_probe", "fit_probe", "label_features", "probed_words"]
+__all__ = ["STRENGTHS", "best_strength", "evaluate_probe", "fit_probe", "label_features", "probed_words"]
+
+MOST_FOLDS = 5
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def evaluate_probe(
@@ -43,16 +47,17 @@ def evaluate_probe(
 
     Raises:
         ConfigError: The task's rows have options of their own.
-        DataError: A class has no training row.
+        DataError: A class has fewer than two training rows.
     """
     words = probed_words(encoder.task)
     labels = [encoder.task.right(row)[0] for row in train.rows]
-    if absent := [word for label, word in enumerate(words) if label not in labels]:
-        raise DataError(f"a linear probe needs training rows of each class, and none is {absent[0]!r}")
+    if few := [word for label, word in enumerate(words) if labels.count(label) < 2]:
+        raise DataError(f"a linear probe needs two training rows of each class at least; {few[0]!r} has fewer")
     features, of_evaluation = (
         label_features(model, rows, encoder, batch_size=batch_size, device=device) for rows in (train, evaluation)
     )
-    log_probabilities = fit_probe(features, labels).predict_log_proba(of_evaluation)
+    probe = fit_probe(features, labels, strength=best_strength(features, labels))
+    log_probabilities = probe.predict_log_proba(of_evaluation)
     return evaluation_of_scores(encoder.task, evaluation.rows, list(torch.from_numpy(log_probabilities)))
 
 
@@ -100,20 +105,43 @@ def label_features(
     return torch.stack(found).double().numpy()
 
 
-def fit_probe(features: NDArray[np.float64], labels: Sequence[int], *, with_bias: bool = True) -> Any:
+def fit_probe(
+    features: NDArray[np.float64], labels: Sequence[int], *, strength: float = 1.0, with_bias: bool = True
+) -> Any:
     """Fit scikit-learn's logistic regression to standardised features.
 
     Args:
         features: Of N training rows, [N, H].
         labels: Their classes.
+        strength: scikit-learn's C: the smaller, the more the weights are held back.
         with_bias: False: features are scaled alone, not shifted, and the scores are a linear function of them.
 
     Returns:
         A fitted pipeline of scikit-learn.
     """
+    return _probe(strength, with_bias).fit(features, labels)
+
+
+def best_strength(features: NDArray[np.float64], labels: Sequence[int]) -> float:
+    """Return the one of :data:`STRENGTHS` with the lowest loss in a cross-validation among the training rows.
+
+    Args:
+        features: Of N training rows, [N, H].
+        labels: Their classes, two rows of each at least.
+    """
+    from sklearn.model_selection import GridSearchCV
+
+    folds = min(MOST_FOLDS, min(Counter(labels).values()))
+    search = GridSearchCV(
+        _probe(1.0, True), {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=folds, refit=False
+    )
+    return float(search.fit(features, labels).best_params_["logisticregression__C"])
+
+
+def _probe(strength: float, with_bias: bool) -> Any:
     from sklearn.linear_model import LogisticRegression  # takes seconds, which other modes need not wait for
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    scaler, regression = StandardScaler(with_mean=with_bias), LogisticRegression(max_iter=5000, fit_intercept=with_bias)
-    return make_pipeline(scaler, regression).fit(features, labels)
+    scaler = StandardScaler(with_mean=with_bias)
+    return make_pipeline(scaler, LogisticRegression(C=strength, max_iter=5000, fit_intercept=with_bias))

@@ -238,7 +238,8 @@ class PromptEncoder:
         if not solved:
             return text
         option = self.task.options(row)[self.task.right(row)[0]]
-        return text.replace(str(self.tokenizer.mask_token), option) if self.kind == "masked" else text + option
+        # A mask has its space before it already.
+        return text.replace(str(self.tokenizer.mask_token), option.strip()) if self.kind == "masked" else text + option
 
     def with_prompts(self, dataset: EncodedPrompts, texts: Sequence[str]) -> EncodedPrompts:
         """Return encoded examples with other prompts, one for each. They are not cut."""
