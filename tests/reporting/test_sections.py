@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import time
@@ -262,7 +263,8 @@ def test_a_private_runs_report_holds_no_loss_time_memory_or_row(
     said = reported(run, "--html", tmp_path / "r.html", out=tmp_path)
     everything = json.dumps(said) + capsys.readouterr().out + (tmp_path / "r.html").read_text()
     for secret in ("0.12345", "98765", "987,65", "55.43", "4567", "76 min", "0.76543", "0.5678", "SECRET"):
-        assert secret not in everything, secret
+        # By itself: hashes, noise and drawings hold any four digits sooner or later.
+        assert not re.search(rf"(?<![\w+/.]){re.escape(secret)}(?![\w+/])", everything), secret
     assert said["cost"] == {"runs": {}} and of(said["summary"], run)["scores"] == {}
     curves = of(said["curves"], run)
     assert curves["training_loss"] == [] and curves["evaluations"] == curves["before_and_after"] == {}
