@@ -55,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
 
 def test_two_runs_with_the_same_seeds_have_independent_noise(runs: list[np.ndarray]) -> None:
     one, two = (run.ravel() for run in runs)
-    assert (one != two).all()
+    assert np.mean(one == two) < 0.01  # on a grid of 2**-20 or so, a few may meet by chance
     assert abs(np.mean(one * two)) < 7.0 / math.sqrt(one.size)
     assert stats.kstest((one - two) / math.sqrt(2.0), "norm").pvalue > RARE
 

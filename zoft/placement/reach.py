@@ -183,7 +183,8 @@ class _Seen:
             depth -= 1
             if depth == 0 and module not in seen:
                 seen.add(module)
-                floats = [leaf for leaf in tree_leaves(output) if torch.is_tensor(leaf) and leaf.is_floating_point()]
+                leaves = [leaf.detach() for leaf in tree_leaves(output) if torch.is_tensor(leaf)]
+                floats = [leaf for leaf in leaves if leaf.is_floating_point()]
                 norms.extend(float(torch.linalg.vector_norm(leaf, dtype=torch.float64)) for leaf in floats)
 
         # Around all modules, for a loss may call a wrapper around the model, or a part of it.
