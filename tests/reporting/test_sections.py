@@ -237,6 +237,30 @@ def test_many_examples_make_no_endless_page(finished: Path, tmp_path: Path, caps
     assert text.count("### Example ") == 12 and "488 more are in `examples.json`" in text
 
 
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_found_of_the_rows_is_told_once_for_runs_on_the_same(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((finished / "data.json").read_text())
+    places = [{"source": "rows_1.csv", "unit": "line", "number": number} for number in (3, 7)]
+    content["findings"] = [
+        {"kind": "repeated", "severity": "warning", "message": "1 row is there twice", "count": 1, "rows": [places]}
+    ]
+    one, other, lacking = (tmp_path / name for name in ("one", "other", "lacking"))
+    for copy in (one, other, lacking):
+        shutil.copytree(finished, copy)
+        (copy / "data.json").write_text(json.dumps(content if copy is not lacking else {"splits": []}))
+    said = reported(one, other, lacking, out=tmp_path)
+    text = capsys.readouterr().out
+    assert said["data"]["runs"] == {str(one): content, str(other): content}
+    assert "### one, other\n\n| rows | count | labels |" in text and text.count("| training | 48 |") == 1
+    assert "- warning: 1 row is there twice: rows\\_1.csv, lines 3 = 7" in text
+    (note,) = of(said["summary"], lacking)["notes"]
+    assert "data.json" in note
+
+
 # --- private runs ------------------------------------------------------------------------------------------
 
 SECRETS = {"loss": 0.123450001, "tokens_per_second": 987650.5, "peak_memory_gib": 55.4321, "train_runtime": 4567.75}
@@ -253,6 +277,8 @@ def with_secrets(private: Path, folder: Path) -> Path:
     metrics.update(before=SCORES, after=SCORES, train_seconds=SECRETS["train_runtime"], peak_memory_gib=55.4321)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "examples.json").write_text(json.dumps([{"prompt": "SECRET", "expected": "SECRET", "after": "SECRET"}]))
+    found = {"kind": "SECRET", "severity": "note", "message": "SECRET", "count": 1, "rows": []}
+    (folder / "data.json").write_text(json.dumps({"splits": [], "findings": [found]}))
     return folder
 
 

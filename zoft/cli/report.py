@@ -35,14 +35,17 @@ def sections_for(runs: Sequence[Run]) -> list[Section]:
     from zoft.reporting.configuration import configuration_section
     from zoft.reporting.cost import cost_section
     from zoft.reporting.curves import curves_section
+    from zoft.reporting.dataset import data_section
     from zoft.reporting.examples import examples_section
     from zoft.reporting.projected_grads import projected_grads_section
     from zoft.reporting.summary import summary_section
 
     privacy = [privacy_of] if any(run.private for run in runs) else []
+    data = [data_section] if any(run.data is not None for run in runs) else []
     sections = (
         summary_section,
         *privacy,
+        *data,
         curves_section,
         projected_grads_section,
         cost_section,

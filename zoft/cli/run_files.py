@@ -15,8 +15,10 @@ from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME, ReplayLog
 from zoft.recipe import read_recipe
 from zoft.reporting.runs import Run
+from zoft.tasks.hygiene import DataReport
 
 METRICS, SETTINGS, EXAMPLES, STATE = "metrics.json", "resolved_config.yaml", "examples.json", "trainer_state.json"
+DATA = "data.json"
 """The names of the files that ``zoft-train`` leaves beside the log."""
 
 
@@ -68,6 +70,7 @@ def _read(name: str, label: str, folder: Path, log: ReplayLog | None) -> Run:
         measured=metrics,
         settings=_settings(folder / SETTINGS, notes) if beside else None,
         given_examples=examples or (),
+        given_data=_inspected(folder / DATA, notes) if beside else None,
         notes=notes,
     )
 
@@ -80,6 +83,17 @@ def _settings(file: Path, notes: list[str]) -> dict[str, Any] | None:
         return read_recipe(file)
     except ConfigError as error:
         notes.append(f"`{file.name}` cannot be read: {error}")
+        return None
+
+
+def _inspected(file: Path, notes: list[str]) -> DataReport | None:
+    content = _json(file, dict, notes)
+    if content is None:
+        return None
+    try:
+        return DataReport.from_dict(content)
+    except (KeyError, TypeError):
+        notes.append(f"`{file.name}` is not what `zoft-train` writes under this name, or another version's.")
         return None
 
 

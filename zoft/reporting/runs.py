@@ -13,6 +13,7 @@ import numpy as np
 
 from zoft.log_file import ReplayLog
 from zoft.method import Method, build_method
+from zoft.tasks.hygiene import DataReport
 from zoft.types import StepRecord, ZOConfig
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -37,6 +38,7 @@ class Run:
         measured: The content of ``metrics.json``; of a private run, use :attr:`scores`.
         settings: The content of ``resolved_config.yaml``.
         given_examples: The content of ``examples.json``; of a private run, use :attr:`examples`.
+        given_data: The content of ``data.json``; of a private run, use :attr:`data`.
         notes: What was not there or was not used, in sentences.
     """
 
@@ -50,6 +52,7 @@ class Run:
     measured: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     given_examples: Sequence[Mapping[str, str]] = ()
+    given_data: DataReport | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -98,6 +101,11 @@ class Run:
     def examples(self) -> Sequence[Mapping[str, str]]:
         """Held-out examples with the model's answers, if they may be shown."""
         return self.given_examples if self.shows_scores else ()
+
+    @property
+    def data(self) -> DataReport | None:
+        """What its rows were found to be like; nothing of a private run's, whose rows are not inspected."""
+        return None if self.private else self.given_data
 
     @cached_property
     def slopes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@
 
 from zoft.tasks.hygiene.inspection import inspect_data
 from zoft.tasks.hygiene.report import DataReport, Finding, SplitName, SplitSummary, TokenLengths
-from zoft.tasks.hygiene.terminal import as_text
+from zoft.tasks.hygiene.terminal import as_text, cells, sentence
 from zoft.tasks.hygiene.verdict import judge
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "SplitSummary",
     "TokenLengths",
     "as_text",
+    "cells",
     "inspect_data",
     "judge",
+    "sentence",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from zoft.tasks.places import Place
 
@@ -95,6 +95,23 @@ class DataReport:
 
     splits: tuple[SplitSummary, ...]
     findings: tuple[Finding, ...]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> DataReport:
+        """Return the report of which this is ``dataclasses.asdict``, or what JSON has made of that.
+
+        Raises:
+            KeyError, TypeError: It is of nothing of the kind.
+        """
+        splits = []
+        for split in content["splits"]:
+            tokens = None if split["tokens"] is None else Lengths(**split["tokens"])
+            splits.append(SplitSummary(**{**split, "words": Lengths(**split["words"]), "tokens": tokens}))
+        findings = []
+        for finding in content["findings"]:
+            rows = tuple(tuple(Place(**place) for place in places) for places in finding["rows"])
+            findings.append(Finding(**{**finding, "rows": rows}))
+        return cls(tuple(splits), tuple(findings))
 
     def of(self, *severities: Severity) -> tuple[Finding, ...]:
         """Return the findings of some severities."""

@@ -8,7 +8,7 @@ from zoft.tasks.hygiene.items import NAMES
 from zoft.tasks.hygiene.report import DataReport, Finding, Lengths, SplitSummary
 from zoft.tasks.places import Place
 
-__all__ = ["as_text", "sentence"]
+__all__ = ["as_text", "cells", "sentence"]
 
 SHOWN = 5  # rows that a line names
 
@@ -17,7 +17,7 @@ FEW = 4  # classes that are listed one by one
 
 def as_text(report: DataReport) -> str:
     """Return the splits' figures, aligned, and the notes; what is worse is for `zoft.tasks.hygiene.judge` to say."""
-    table = [_cells(split) for split in report.splits]
+    table = [cells(split) for split in report.splits]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([*lines, *map(sentence, report.of("note"))])
@@ -43,13 +43,14 @@ def _located(rows: Sequence[tuple[Place, ...]]) -> str:
     return "; ".join(" = ".join(map(str, places)) for places in rows)
 
 
-def _cells(split: SplitSummary) -> list[str]:
-    cells = [NAMES[split.name], _balance(split), _lengths(split.words, "words")]
+def cells(split: SplitSummary) -> list[str]:
+    """Return a split's name, labels, words, tokens, and how much of it is cut, in words."""
+    said = [NAMES[split.name], _balance(split), _lengths(split.words, "words")]
     if split.tokens is not None and split.cut is not None:
-        cells += [_lengths(split.tokens, "tokens"), f"{split.cut / split.rows:.1%} cut" if split.cut else "none cut"]
+        said += [_lengths(split.tokens, "tokens"), f"{split.cut / split.rows:.1%} cut" if split.cut else "none cut"]
     else:
-        cells += ["", ""]
-    return cells
+        said += ["", ""]
+    return said
 
 
 def _balance(split: SplitSummary) -> str:
