@@ -14,7 +14,7 @@ from zoft.tasks.hygiene import DataReport, cells, sentence
 
 
 def data_section(runs: Sequence[Run]) -> Section:
-    """Show what the rows of runs are like, as far as it is known; of runs with the same rows, one after another, once."""
+    """Show what the rows of runs are like, as far as it is known; of runs on the same rows, in a row, once."""
     known = [(run, run.data) for run in runs if run.data is not None]
     text = ["## Data"]
     for report, alike in groupby(known, itemgetter(1)):
