@@ -72,6 +72,9 @@ def test_forwards_are_those_of_equal_arithmetic(train: Any, capsys: pytest.Captu
     folder = train("run", *ADAMW, "--max_steps", "4", "--gradient_accumulation_steps", "2")
     assert metrics(folder)["forwards"] == 4 * 2 * 3
     assert "a step by gradients counts for 3 forwards" in capsys.readouterr().out
+    card = (folder / "README.md").read_text()
+    assert "by gradients (adamw) with zoft." in card and "forward passes alone" not in card
+    assert "| budget | 24 forwards, a step by gradients counted for 3 |" in card and "Rebuilding" not in card
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(train: Any) -> None:

@@ -23,25 +23,20 @@ def keep(trainer: ProblemTrainer, parsed: ParsedArguments, metrics: Mapping[str,
         metrics: What ``metrics.json`` holds.
     """
     from zoft.hf.model_card import CardFacts
-    from zoft.hf.tasks import TaskTrainer
 
     model, data = parsed.get(ModelArguments), parsed.get(DataArguments)
-    # Other trainers train by gradients, which Trainer's own cards describe.
-    with_card = trainer if isinstance(trainer, TaskTrainer) else None
-    if with_card is not None:
-        scores = {name: metrics[name] for name in ("before", "after") if name in metrics}
-        with_card.zo_card = CardFacts(
-            base_model=model.model_name_or_path,
-            dataset=data.dataset or data.train_file or data.task,
-            task=_task(data, scores.get("after", {})),
-            scores=scores,
-            replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
-        )
+    scores = {name: metrics[name] for name in ("before", "after") if name in metrics}
+    trainer.zo_card = CardFacts(
+        base_model=model.model_name_or_path,
+        dataset=data.dataset or data.train_file or data.task,
+        task=_task(data, scores.get("after", {})),
+        scores=scores,
+        replay="zoft-replay --config resolved_config.yaml --log zo_log --save_to replayed",
+    )
     trainer.save_state()
     if parsed.get(RunArguments).save_model:
         trainer.save_model(str(trainer.args.output_dir))  # with push_to_hub, this publishes too
-        if with_card is not None:
-            with_card.create_model_card()
+        trainer.create_model_card()
 
 
 def _task(data: DataArguments, scores: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,8 @@ from transformers import SchedulerType, TrainingArguments
 
 from zoft.environment import environment
 from zoft.markdown import plain, table, verbatim
-from zoft.optim import PrivateSteps, ZOOptimizer
+from zoft.optim import PrivateSteps
 
-_TAGS = ("zoft", "zeroth-order")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 # What Trainer logs of an evaluation beside scores.
@@ -44,8 +44,27 @@ class CardFacts:
     replay: str | None = None
 
 
-class ModelCards:
-    """What :class:`zoft.hf.trainer.ZOTrainerMixin` does about cards; put before a Trainer class.
+@dataclass(frozen=True)
+class HowTrained:
+    """What a card says of the training itself.
+
+    Attributes:
+        by: By what means, to go on "trained on DATA".
+        rows: Names and values of its table, as Markdown.
+        tags: What the Hub finds the model under.
+        privacy: What was spent of a budget; None: it was not private.
+        log: The replay log, if there is one.
+    """
+
+    by: str
+    rows: Iterable[tuple[str, str]]
+    tags: tuple[str, ...] = ()
+    privacy: PrivateSteps | None = None
+    log: Path | None = None
+
+
+class ModelCards(ABC):
+    """What trainers do about cards; put before a Trainer class.
 
     Attributes:
         zo_card: What cards are to say beside what the trainer knows; may be set at any time.
@@ -55,8 +74,11 @@ class ModelCards:
     model: nn.Module
     state: Any
     accelerator: Any
-    zo_card: CardFacts
-    _zo_optimizer: ZOOptimizer | None
+    zo_card: CardFacts = CardFacts()
+
+    @abstractmethod
+    def how_trained(self) -> HowTrained | None:
+        """Return what there is to say of the training; None before it has begun."""
 
     def create_model_card(
         self,
@@ -75,10 +97,9 @@ class ModelCards:
 
         Arguments are Trainer's and, with ``dataset_name``, TRL's.
         """
-        if not self.args.should_save or self._zo_optimizer is None:
+        how = self.how_trained() if self.args.should_save else None
+        if how is None:
             return
-        spending = self._zo_optimizer.privacy
-        log: Path = self._log_path  # type: ignore[attr-defined]
         given = [*_listed(dataset_tags), *_listed(dataset_name), *_listed(dataset)]
         datasets = given or _listed(self.zo_card.dataset)
         base = finetuned_from or self.zo_card.base_model or _name_of(self.model)
@@ -95,50 +116,48 @@ class ModelCards:
             model_name=name,
             pipeline_tag=next(iter(_listed(tasks)), None),
             tags=[
-                *_TAGS,
-                *(["differential-privacy"] if spending is not None else []),
+                "zoft",
+                *how.tags,
+                *(["differential-privacy"] if how.privacy is not None else []),
                 *(getattr(self.model, "model_tags", None) or []),
                 *_listed(tags),
             ],
             eval_results=_eval_results(scores, datasets, self.zo_card.task),
         )
+        said = ", ".join(map(plain, map(_public, [*datasets, *_listed(dataset_args)]))) or "not stated"
         text = [
             f"# {plain(name)}",
-            _introduction(base, datasets, is_adapter),
+            _introduction(base, datasets, is_adapter, how.by),
             *_results(scores),
             "## Training",
-            table([("", ""), *self._training(self._zo_optimizer, [*datasets, *_listed(dataset_args)])]),
-            *_privacy(spending),
-            "## Rebuilding",
-            *_rebuilding(log, self.zo_card.replay),
+            table([("", ""), ("data", said), *how.rows]),
+            *_privacy(how.privacy),
+            *([] if how.log is None else ["## Rebuilding", *_rebuilding(how.log, self.zo_card.replay)]),
             "## Environment",
             table([("", ""), *((name, plain(x)) for name, x in environment(self.args.device.type).items() if x)]),
         ]
         card = ModelCard(f"---\n{data}\n---\n\n" + "\n\n".join(text) + "\n")
         card.save(Path(str(self.args.output_dir), "README.md"))
 
-    def _training(self, optimizer: ZOOptimizer, data: list[str]) -> Iterable[tuple[str, str]]:
-        engine, args = optimizer.engine, self.args
-        forwards: int = self.zo_forwards  # type: ignore[attr-defined]
-        config = engine.method.config
-        batch = int(args.train_batch_size) * args.gradient_accumulation_steps * int(args.world_size)
-        queries = "1 query" if config.num_queries == 1 else f"{config.num_queries} queries"
-        yield "data", ", ".join(map(plain, map(_public, data))) or "not stated"
-        yield "method", f"{config.method}, {queries} a step, {config.distribution} directions of seed {config.seed}"
-        yield "zo_eps", f"{config.zo_eps:g}"
-        yield "steps", f"{engine.step:,}"
-        processes = f" on each of {args.world_size} processes" if args.world_size > 1 else ""
-        yield "budget", f"{forwards:,} forwards{processes}, no backward pass"
-        yield "batch", f"{batch} examples a step{' are expected' if optimizer.privacy is not None else ''}"
-        yield "learning rate", f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}"
-        yield "trained parameters", f"{sum(t.parameter.numel() for t in engine.trainables):,}"
+
+def budget_rows(
+    args: TrainingArguments, *, steps: int, forwards: int, remark: str, examples: str, trained: int
+) -> Iterable[tuple[str, str]]:
+    """Return what a card says of any training: its length, its batches, its learning rate, its parameters."""
+    batch = int(args.train_batch_size) * args.gradient_accumulation_steps * int(args.world_size)
+    processes = f" on each of {args.world_size} processes" if args.world_size > 1 else ""
+    yield "steps", f"{steps:,}"
+    yield "budget", f"{forwards:,} forwards{processes}, {remark}"
+    yield "batch", f"{batch} examples a step{examples}"
+    yield "learning rate", f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}"
+    yield "trained parameters", f"{trained:,}"
 
 
-def _introduction(base: str | None, datasets: list[str], is_adapter: bool) -> str:
+def _introduction(base: str | None, datasets: list[str], is_adapter: bool, by: str) -> str:
     what = "An adapter for" if is_adapter else "Fine-tuned from"
     of = "a model that is not named" if base is None else plain(_public(base))
     on = f" on {', '.join(map(plain, map(_public, datasets)))}" if datasets else ""
-    return f"{what} {of}, trained{on} by forward passes alone (zeroth-order optimisation) with zoft."
+    return f"{what} {of}, trained{on} {by} with zoft."
 
 
 def _results(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from zoft.errors import ConfigError
+from zoft.hf.model_card import ModelCards
 from zoft.hf.trainer import ZOTrainerMixin
 from zoft.problems.problem import Evaluate, Losses
 
 __all__ = ["OnceLogged", "ProblemTrainer", "TaskTrainer"]
 
 
-class ProblemTrainer(Trainer):
+class ProblemTrainer(ModelCards, Trainer):  # type: ignore[misc]
     """A Trainer whose loss and whose evaluation are a problem's (:class:`zoft.problems.problem.Problem`).
 
     Args:
@@ -55,7 +56,7 @@ class ProblemTrainer(Trainer):
     ) -> dict[str, float]:
         """Measure the model as the problem says; returns, and logs, its figures under names with the prefix."""
         result = self._evaluate_problem(
-            cast("nn.Module", self.model),
+            self.model,
             self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             device=self.args.device,

@@ -26,10 +26,10 @@ from zoft.hf.checks import is_compiled, refuse
 from zoft.hf.closures import repeatable
 from zoft.hf.log_checkpoints import LogCheckpoints
 from zoft.hf.meters import StepMeter
-from zoft.hf.model_card import CardFacts, ModelCards
 from zoft.hf.parallel import declare_offloading, models_stay_bare, share_batches
 from zoft.hf.private import EXAMPLES, PrivateTraining, refuse_private
 from zoft.hf.unchanged import check_changed
+from zoft.hf.zeroth_order_card import ZerothOrderCards
 from zoft.log_file import LOG_NAME
 from zoft.optim import PrivateSteps, ZOOptimizer
 from zoft.privacy import PrivacyConfig
@@ -37,7 +37,7 @@ from zoft.step_size import StepSize
 from zoft.types import LossFn, ZOConfig
 
 
-class ZOTrainerMixin(PrivateTraining, LogCheckpoints, ModelCards):
+class ZOTrainerMixin(PrivateTraining, LogCheckpoints, ZerothOrderCards):
     """Put before any Trainer class: ``class ZOSFT(ZOTrainerMixin, SFTTrainer): ...``.
 
     Args:
@@ -80,7 +80,6 @@ class ZOTrainerMixin(PrivateTraining, LogCheckpoints, ModelCards):
         """Set the state of a zeroth-order run."""
         self.zo = zo
         self.privacy = privacy
-        self.zo_card = CardFacts()
         self._zo_optimizer: ZOOptimizer | None = None
         self._checkpoint: str | None = None
         self._resume_log = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
@@ -12,6 +12,7 @@ from zoft.cli.arguments import PrivacyArguments, RunArguments, ZOArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.starts import begin
 from zoft.errors import ConfigError
+from zoft.hf.gradients import FORWARDS_PER_STEP, GradientTrainer
 from zoft.hf.meters import peak_memory_bytes
 from zoft.hf.tasks import ProblemTrainer
 from zoft.log_file import LOG_NAME
@@ -22,9 +23,6 @@ __all__ = ["OPTIMIZERS", "FirstOrder"]
 
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
 """Names that ``zo_method`` may have, and what ``TrainingArguments.optim`` calls them."""
-
-FORWARDS_PER_STEP = 3
-"""What a step by gradients counts for: its backward pass takes about the arithmetic of two forwards."""
 
 _SHARED = ("zo_method", "zo_include", "zo_exclude")  # those of ZOArguments that mean something here too
 
@@ -75,7 +73,7 @@ class FirstOrder:
 
     def trainer(
         self, parsed: ParsedArguments, model: Any, processor: Any, problem: Problem, output_dir: Path
-    ) -> ProblemTrainer:
+    ) -> GradientTrainer:
         """Make the Trainer, of the parameters that the recipe trains."""
         args = parsed.get(TrainingArguments)
         if not problem.is_differentiable:
@@ -106,17 +104,19 @@ class FirstOrder:
                 "from what save_strategy and save_steps made it save"
             )
         begin(parsed, model, problem, output_dir)
-        return ProblemTrainer(model=model, args=args, **problem.for_trainer(), processing_class=processor)
+        return GradientTrainer(
+            method=self.method, model=model, args=args, **problem.for_trainer(), processing_class=processor
+        )
 
     def summary(self, trainer: ProblemTrainer) -> dict[str, Any]:
         """Return a finished run's figures."""
-        steps = trainer.state.global_step
+        run = cast("GradientTrainer", trainer)
         return {
-            "steps": steps,
-            "forwards": FORWARDS_PER_STEP * steps * trainer.args.gradient_accumulation_steps,
-            "processes": trainer.args.world_size,
+            "steps": run.state.global_step,
+            "forwards": run.forwards,
+            "processes": run.args.world_size,
             "method": self.method,
-            "trained_parameters": trainer.get_num_trainable_parameters(),
+            "trained_parameters": run.get_num_trainable_parameters(),
             "peak_memory_gib": round(peak_memory_bytes() / 2**30, 3),
         }
 
