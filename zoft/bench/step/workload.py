@@ -14,7 +14,9 @@ from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_choice, check_count
 from zoft.errors import ConfigError
 from zoft.tasks.assets import is_packaged, resolve_model
-from zoft.tasks.scoring import language_model, option_losses
+from zoft.tasks.label_logits import language_model
+from zoft.tasks.scoring import option_losses
+from zoft.tasks.token_scoring import conversation_losses
 
 __all__ = ["DTYPES", "LOSSES", "SHAPES", "Workload"]
 
@@ -74,8 +76,15 @@ def _label_loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _lm_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
-    return loss
+    """The loss of `zoft-train`'s supervised fine-tuning, with every token but the first to train on."""
+    count, length = ids.shape
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "label_ids": ids[:, 1:],
+        "label_positions": torch.arange(-length, -1, device=ids.device).expand(count, -1),
+    }
+    return conversation_losses(model, batch).mean()
 
 
 LOSSES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {"label": _label_loss, "lm": _lm_loss}
@@ -90,7 +99,7 @@ class Workload:
         dtype: Of the weights.
         batch_size: Rows.
         length: Tokens of each; none is padding.
-        loss: ``label``: as zoft-train scores one-token options. ``lm``: as the model scores all tokens.
+        loss: ``label``: as zoft-train scores one-token options. ``lm``: as zoft-train scores all tokens.
         device: Where it runs.
     """
 
