@@ -17,7 +17,7 @@ from zoft.directions import DenseDirections
 from zoft.errors import PlacementError
 from zoft.noise import Term, run_key
 from zoft.parameters import Trainable, select
-from zoft.placement import SnapshotPlacement, StreamPlacement
+from zoft.placement import SnapshotPlacement, StreamPlacement, ring
 from zoft.placement import stream as stream_module
 from zoft.types import LossFn
 
@@ -319,7 +319,7 @@ def test_strided_weights_are_numbered_in_row_major_order() -> None:
 
 
 def test_places_in_the_scratch_are_used_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "_CPU_RING_BYTES", 4 * 1024)
+    monkeypatch.setattr(ring, "_CPU_RING_BYTES", 4 * 1024)
     placement = StreamPlacement(nn.Linear(2, 2), [], DIRECTIONS, scratch_bytes=2**26)
 
     def take(numel: int) -> torch.Tensor:

@@ -32,28 +32,31 @@ class MemoryMeter:
 
     On a GPU this is exact. In RAM it is what the process grew by, so pages that an earlier run left to the
     allocator do not show: a figure for models of many megabytes, noise for small ones.
+
+    Attributes:
+        base_bytes: What was held at the start; 0 where it cannot be measured.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._base = 0
+        self.base_bytes = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            self._base = torch.cuda.memory_allocated(device)
+            self.base_bytes = torch.cuda.memory_allocated(device)
         elif _FORGET_PEAK.exists():
             _FORGET_PEAK.write_text("5")
-            self._base = _status("VmRSS")
+            self.base_bytes = _status("VmRSS")
 
     def extra_bytes(self) -> int | None:
         """Return the peak so far beyond what was held at the start; None where it cannot be measured."""
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._base
-        return max(0, _status("VmHWM") - self._base) if _FORGET_PEAK.exists() else None
+            return torch.cuda.max_memory_allocated(self._device) - self.base_bytes
+        return max(0, _status("VmHWM") - self.base_bytes) if _FORGET_PEAK.exists() else None
 
     def peak_bytes(self) -> int | None:
         """Return the peak so far with what was held at the start; None where it cannot be measured."""
         extra = self.extra_bytes()
-        return None if extra is None else self._base + extra
+        return None if extra is None else self.base_bytes + extra
 
 
 def _status(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from zoft.placement.auto import check_placement, make_placement
 from zoft.placement.dual import DualPlacement
+from zoft.placement.evaluated import Evaluated
 from zoft.placement.inplace import InplacePlacement
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
@@ -9,6 +10,7 @@ from zoft.placement.stream import StreamPlacement
 
 __all__ = [
     "DualPlacement",
+    "Evaluated",
     "InplacePlacement",
     "Placement",
     "SnapshotPlacement",

@@ -20,6 +20,10 @@ class Evaluated(ABC):
     def at(self, terms: Sequence[Term]) -> AbstractContextManager[None]:
         """Within a session: forwards inside see ``theta + sum coefficient * z``; no terms means theta itself."""
 
+    @abstractmethod
+    def extra_bytes(self) -> int:
+        """Return how much memory evaluating takes beyond the weights and what a plain forward takes."""
+
     def evaluate(self, terms: Sequence[Term], loss_fn: LossFn) -> tuple[float, ...]:
         """See :class:`zoft.placement.Placement`: the loss.
 

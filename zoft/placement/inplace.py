@@ -63,6 +63,10 @@ class InplacePlacement(Evaluated):
         self._move({(term.step, term.query): term.coefficient for term in terms})
         yield
 
+    def extra_bytes(self) -> int:
+        """See :class:`zoft.placement.evaluated.Evaluated`."""
+        return 0
+
     def proved(self, loss_fn: LossFn) -> InplacePlacement:
         """The parameters themselves are moved, so every reader is reached."""
         return self

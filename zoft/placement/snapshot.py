@@ -41,6 +41,10 @@ class SnapshotPlacement(Evaluated):
         write_weights(self._directions, self._trainables, terms, bases=self._saved)
         yield
 
+    def extra_bytes(self) -> int:
+        """See :class:`zoft.placement.evaluated.Evaluated`: the copy."""
+        return sum(t.parameter.numel() * t.parameter.element_size() for t in self._trainables)
+
     def proved(self, loss_fn: LossFn) -> SnapshotPlacement:
         """The parameters themselves are moved, so every reader is reached."""
         return self

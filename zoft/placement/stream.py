@@ -10,6 +10,7 @@ are perturbed, so the scratch stays small.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -25,16 +26,13 @@ from zoft.noise import Span, Term
 from zoft.parameters import Trainable
 from zoft.placement.evaluated import Evaluated
 from zoft.placement.protocol import Placement
+from zoft.placement.ring import Kind, Ring, aligned, ring_numel
 from zoft.placement.wrapping import Forward, owners_of, wrapped_forwards
 from zoft.storage import Slot
 from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
 _CPU_BLOCK_BYTES = 8 * 2**20
-# Cores that have just multiplied by a block all hold a copy of it, which writing the next one into the same place
-# must first take from them: that made a matrix's noise twice as slow. So places are used in turn.
-_CPU_RING_BYTES = 16 * 2**20
-_ALIGN = 64
 
 
 class StreamPlacement(Evaluated):
@@ -47,7 +45,7 @@ class StreamPlacement(Evaluated):
     ) -> None:
         self._directions = directions
         self._scratch_bytes = scratch_bytes
-        self._rings: dict[tuple[int, torch.device, torch.dtype], _Ring] = {}
+        self._rings: dict[tuple[int, Kind], Ring] = {}
         self._depth = 0
         self._active: set[int] = set()  # ids of the parameters that are swapped at this moment
         self._terms: Sequence[Term] = ()
@@ -91,6 +89,27 @@ class StreamPlacement(Evaluated):
         """Names of parameters none of whose owners has run since this object was made."""
         used = {t.number for module, owned in self._owners.items() if module in self._called for t in owned.values()}
         return [t.name for t in self._trainables if t.number not in used]
+
+    def extra_bytes(self) -> int:
+        """See :class:`zoft.placement.evaluated.Evaluated`: the scratch that the largest module of each depth needs."""
+        depths = Counter(inner for module in self._owners for inner in module.modules() if inner is not module)
+        needed: dict[tuple[int, Kind], int] = {}
+
+        def need(depth: int, numel: int, weight: torch.Tensor) -> None:
+            place = depth, Kind(weight.device, weight.dtype)
+            needed[place] = max(needed.get(place, 0), numel)
+
+        for module, owned in self._owners.items():
+            whole, sliced = self._split(module, [_Use(parameter, owned[slot]) for slot, parameter in _held(owned)])
+            for use in whole:  # of one type and device, as a rule
+                need(depths[module], sum(aligned(other.parameter.numel()) for other in whole), use.parameter)
+            for use in sliced:
+                if isinstance(module, nn.Linear):
+                    size = self.block_bytes(use.parameter.device)
+                    need(depths[module] + 1, size // use.parameter.element_size(), use.parameter)
+        return sum(
+            ring_numel(numel, kind, self._scratch_bytes) * kind.dtype.itemsize for (_, kind), numel in needed.items()
+        )
 
     # --- one module's forward ---------------------------------------------------------------------------
 
@@ -146,16 +165,16 @@ class StreamPlacement(Evaluated):
             self._depth -= 1
 
     def _perturb(self, uses: Sequence[_Use], weights: Sequence[torch.Tensor]) -> tuple[list[Span], list[torch.Tensor]]:
-        sizes: dict[tuple[torch.device, torch.dtype], int] = {}
+        sizes: dict[Kind, int] = {}
         places = []
         for weight in weights:
-            kind = (weight.device, weight.dtype)
+            kind = Kind(weight.device, weight.dtype)
             places.append(sizes.get(kind, 0))
-            sizes[kind] = places[-1] + _aligned(weight.numel())
+            sizes[kind] = places[-1] + aligned(weight.numel())
         buffers = {kind: self.scratch(size, *kind) for kind, size in sizes.items()}
         spans = []
         for use, weight, place in zip(uses, weights, places, strict=True):
-            buffer = buffers[weight.device, weight.dtype]
+            buffer = buffers[Kind(weight.device, weight.dtype)]
             out = buffer[place : place + weight.numel()].view(weight.shape)
             spans.append(Span(out, weight.contiguous(), use.trainable.number))
         if spans:
@@ -164,8 +183,8 @@ class StreamPlacement(Evaluated):
 
     def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a flat buffer of ``numel`` elements, the caller's until the next call at this nesting depth."""
-        kind = (self._depth, device, dtype)
-        ring = self._rings.get(kind)
+        kind = Kind(device, dtype)
+        ring = self._rings.get((self._depth, kind))
         if ring is None or ring.buffer.numel() < numel:
             size = numel * dtype.itemsize
             if size > self._scratch_bytes:
@@ -175,8 +194,8 @@ class StreamPlacement(Evaluated):
                     ZoftWarning,
                     stacklevel=2,
                 )
-            least = min(self._scratch_bytes, _CPU_RING_BYTES) // dtype.itemsize if device.type == "cpu" else 0
-            ring = self._rings[kind] = _Ring(torch.empty(max(numel, least), dtype=dtype, device=device))
+            buffer = torch.empty(ring_numel(numel, kind, self._scratch_bytes), dtype=dtype, device=device)
+            ring = self._rings[self._depth, kind] = Ring(buffer)
         return ring.take(numel)
 
     # --- matrices that are never perturbed whole --------------------------------------------------------
@@ -234,25 +253,6 @@ class _Use(NamedTuple):
 
 def _held(slots: Iterable[Slot]) -> list[tuple[Slot, nn.Parameter]]:
     return [(s, parameter) for s in slots if (parameter := s.module._parameters[s.attribute]) is not None]
-
-
-def _aligned(numel: int) -> int:
-    """Round a number of elements up, so that what follows starts on a cache line."""
-    return -(-numel // _ALIGN) * _ALIGN
-
-
-class _Ring:
-    """A flat buffer that is handed out piece after piece, from the start again when the rest is too short."""
-
-    def __init__(self, buffer: torch.Tensor) -> None:
-        self.buffer = buffer
-        self._next = 0
-
-    def take(self, numel: int) -> torch.Tensor:
-        """Return the next ``numel`` elements; ``numel`` must not exceed the buffer."""
-        start = self._next if self._next + numel <= self.buffer.numel() else 0
-        self._next = start + _aligned(numel)
-        return self.buffer[start : start + numel]
 
 
 class _Sliced(TorchFunctionMode):

@@ -20,8 +20,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from zoft.errors import ConfigError
+from zoft.tasks.label_logits import Use, language_model, of_logits, output_layer
 
-__all__ = ["NO_TOKEN", "answer_losses", "label_logits", "label_states", "option_losses", "option_scores"]
+__all__ = [
+    "NO_TOKEN",
+    "answer_losses",
+    "label_states",
+    "label_values",
+    "language_model",
+    "option_losses",
+    "option_scores",
+]
 
 NO_TOKEN = -1  # pads option ids where options differ in length, and examples in their number of options
 
@@ -29,8 +38,7 @@ NO_TOKEN = -1  # pads option ids where options differ in length, and examples in
 def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the options' scores in fp32, [B, O]; their softmax is the model's distribution over the options.
 
-    Only the label positions reach the output layer, as one contiguous matrix [R * T, H]: a strided slice
-    would become a batched product that reads the vocabulary matrix once a row.
+    Only the label positions reach the output layer, and of options of several tokens only some at a time.
 
     Args:
         model: A language model of transformers (causal, masked, or with an encoder and a decoder), bare or wrapped
@@ -45,17 +53,27 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """
     option_ids = batch["option_ids"]
     if option_ids.dim() == 2:  # every option is one token
-        logits = label_logits(model, batch, batch["option_positions"])
-        return logits.gather(1, option_ids.clamp_min(0)).float().masked_fill(option_ids == NO_TOKEN, -torch.inf)
+
+        def chosen(logits: Tensor, places: slice) -> Tensor:
+            return logits.gather(1, option_ids.clamp_min(0)).unsqueeze(1)
+
+        logits = label_values(model, batch, batch["option_positions"], chosen).squeeze(1)
+        return logits.float().masked_fill(option_ids == NO_TOKEN, -torch.inf)
     present = (option_ids != NO_TOKEN).any(-1)  # [B, O]
+    tokens = option_ids[present]  # [R, T]
+
+    def likely(logits: Tensor, places: slice) -> Tensor:
+        return _log_probabilities(logits, tokens[:, places])
+
     if "option_positions" in batch:
         rows = {name: batch[name][present] for name in ("input_ids", "attention_mask", "position_ids")}
-        logits = label_logits(model, rows, batch["option_positions"][present])
+        found = label_values(model, rows, batch["option_positions"][present], likely)
     else:
-        logits = _decoder_logits(model, batch, present)
-    scores = torch.full(present.shape, -torch.inf, device=logits.device)
+        found = _decoder_values(model, batch, present, likely)
+    used = tokens != NO_TOKEN
+    scores = torch.full(present.shape, -torch.inf, device=found.device)
     # Not in place: a gradient may be asked for.
-    return scores.masked_scatter(present, _mean_log_probability(logits, option_ids[present]))
+    return scores.masked_scatter(present, (found * used).sum(-1) / used.sum(-1))
 
 
 def option_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -83,7 +101,7 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         read.append(inputs[0])
 
-    handle = _output_layer(language_model(model)).register_forward_hook(keep)
+    handle = output_layer(language_model(model)).register_forward_hook(keep)
     try:
         option_scores(model, batch)
     finally:
@@ -91,42 +109,22 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return read[0].reshape(batch["option_ids"].shape[0], -1).float()
 
 
-def label_logits(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
-    """Return the logits at the label positions [R, T] of rows, which are counted from their ends: [R * T, V]."""
-    base = language_model(model)
-    head = _output_layer(base)
-    rows = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1)  # [R, 1]
-
-    def keep_label_positions(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]
-        return (hidden[rows, positions].reshape(-1, hidden.shape[-1]), *args[1:])
-
+def label_values(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, use: Use) -> Tensor:
+    """Apply a function to the logits at the label positions [R, T] of rows; see `zoft.tasks.label_logits.of_logits`."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    accepted = _argument_names(type(base).forward)
+    accepted = _argument_names(type(language_model(model)).forward)
     if _puts_prompt_in_front(model):
         # PEFT puts its tokens before a row's padding and takes no positions, so padding must not come first.
         inputs, positions = _padded_on_the_right(inputs, positions)
     elif "position_ids" in batch and "position_ids" in accepted:
         inputs["position_ids"] = batch["position_ids"]
     options = {"use_cache": False} if "use_cache" in accepted else {}
-
-    handle = head.register_forward_pre_hook(keep_label_positions)
-    try:
-        logits: Tensor = model(**inputs, **options).logits
-    finally:
-        handle.remove()
-    if logits.dim() != 2:
-        raise ConfigError(
-            f"{type(base).__name__} computes its logits without calling its output layer (got shape "
-            f"{tuple(logits.shape)}, expected two dimensions), so the label positions cannot be picked out"
-        )
-    return logits
+    return of_logits(model, {**inputs, **options}, positions, use)
 
 
-def _decoder_logits(model: nn.Module, batch: Mapping[str, Tensor], present: Tensor) -> Tensor:
-    """Return the logits of a decoder that is fed each option after the encoded prompt: [R * T, V]."""
+def _decoder_values(model: nn.Module, batch: Mapping[str, Tensor], present: Tensor, use: Use) -> Tensor:
+    """Apply a function to the logits of a decoder that is fed each option after the encoded prompt."""
     base = language_model(model)
-    _output_layer(base)
     start = base.config.decoder_start_token_id
     if start is None:
         raise ConfigError(
@@ -136,40 +134,21 @@ def _decoder_logits(model: nn.Module, batch: Mapping[str, Tensor], present: Tens
     fed = options.roll(1, dims=1).clamp_min(0)
     fed[:, 0] = start
     of_row = present.nonzero()[:, 0]
-    logits: Tensor = model(
-        input_ids=batch["input_ids"][of_row],
-        attention_mask=batch["attention_mask"][of_row],
-        decoder_input_ids=fed,
-        use_cache=False,
-    ).logits
-    return logits.reshape(-1, logits.shape[-1])
+    inputs = {
+        "input_ids": batch["input_ids"][of_row],
+        "attention_mask": batch["attention_mask"][of_row],
+        "decoder_input_ids": fed,
+        "use_cache": False,
+    }
+    everywhere = torch.arange(options.shape[1], device=options.device).expand_as(options)
+    return of_logits(model, inputs, everywhere, use)
 
 
-def _mean_log_probability(logits: Tensor, option_ids: Tensor) -> Tensor:
-    """Average the tokens' log-probabilities: logits [R * T, V], option_ids [R, T] -> [R]."""
+def _log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-probabilities of tokens: logits [R * t, V], ids [R, t] -> [R, t]; anything where there is none."""
     logits = logits.float()
-    flat = option_ids.reshape(-1, 1)
-    chosen = logits.gather(1, flat.clamp_min(0)).squeeze(1) - logits.logsumexp(1)
-    present = option_ids != NO_TOKEN
-    return (chosen.view_as(option_ids) * present).sum(-1) / present.sum(-1)
-
-
-def _output_layer(base: PreTrainedModel) -> nn.Module:
-    head: nn.Module | None = base.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        raise ConfigError(
-            f"{type(base).__name__} has no language-model head (get_output_embeddings() is None); "
-            "load a causal or masked language model"
-        )
-    return head
-
-
-def language_model(model: nn.Module) -> PreTrainedModel:
-    """Return the model of transformers inside what may be wrapped around it."""
-    for module in model.modules():  # the first one, or the second or third inside a wrapper
-        if isinstance(module, PreTrainedModel):
-            return module
-    raise ConfigError(f"expected a language model of transformers, got {type(model).__name__}")
+    chosen = logits.gather(1, ids.reshape(-1, 1).clamp_min(0)).squeeze(1) - logits.logsumexp(1)
+    return chosen.view_as(ids)
 
 
 def _puts_prompt_in_front(model: nn.Module) -> bool:

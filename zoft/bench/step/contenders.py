@@ -42,12 +42,14 @@ class Contender:
         name: As the user wrote it.
         train: What is trained; see `zoft.bench.problems.trained.select_trained`.
         forwards: How many forwards a step cannot do without; None for training by gradients.
+        config: Of a zeroth-order method; None for the others.
         prepare: From a model and its loss to a function that takes one step.
     """
 
     name: str
     train: str
     forwards: int | None
+    config: ZOConfig | None
     prepare: Callable[[nn.Module, Loss], Callable[[], object]]
 
 
@@ -67,7 +69,7 @@ def contender(name: str) -> Contender:
         if match["queries"] or match["placement"]:
             raise ConfigError(f"contender {name!r}: queries (*N) and a placement (:NAME) are for zeroth-order methods")
         forwards, prepare = _PLAIN[what]
-        return Contender(name, train, forwards, prepare)
+        return Contender(name, train, forwards, None, prepare)
     config = ZOConfig(
         method=what,
         num_queries=int(match["queries"]) if match["queries"] else None,
@@ -79,7 +81,7 @@ def contender(name: str) -> Contender:
         optimizer = ZOOptimizer(model, lr=1e-7, config=config)
         return lambda: optimizer.step(loss)
 
-    return Contender(name, train, forwards, zeroth_order)
+    return Contender(name, train, forwards, config, zeroth_order)
 
 
 def _forward(model: nn.Module, loss: Loss) -> Callable[[], object]:
@@ -114,9 +116,11 @@ def _as_written(model: nn.Module, loss: Loss) -> Callable[[], object]:
     return step
 
 
-def _by_gradients(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> Callable[..., Callable[[], object]]:
+def _by_gradients(make: Callable[..., torch.optim.Optimizer]) -> Callable[[nn.Module, Loss], Callable[[], object]]:
     def prepare(model: nn.Module, loss: Loss) -> Callable[[], object]:
-        optimizer = make([p for p in model.parameters() if p.requires_grad])
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        # Torch's own choice, said aloud because it makes another for tensors that only pretend to be on a GPU.
+        optimizer = make(parameters, lr=1e-7, foreach=all(p.is_cuda for p in parameters))
 
         def step() -> None:
             optimizer.zero_grad()
@@ -131,6 +135,6 @@ def _by_gradients(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -
 _PLAIN: dict[str, tuple[int | None, Callable[[nn.Module, Loss], Callable[[], object]]]] = {
     "forward": (1, _forward),
     "as-written": (2, _as_written),
-    "sgd": (None, _by_gradients(lambda parameters: torch.optim.SGD(parameters, lr=1e-7))),
-    "adamw": (None, _by_gradients(lambda parameters: torch.optim.AdamW(parameters, lr=1e-7))),
+    "sgd": (None, _by_gradients(torch.optim.SGD)),
+    "adamw": (None, _by_gradients(torch.optim.AdamW)),
 }

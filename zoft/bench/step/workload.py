@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_choice, check_count
+from zoft.errors import ConfigError
 from zoft.tasks.assets import is_packaged, resolve_model
+from zoft.tasks.label_logits import language_model
 from zoft.tasks.scoring import option_losses
+from zoft.tasks.token_scoring import conversation_losses
 
 __all__ = ["DTYPES", "LOSSES", "SHAPES", "Workload"]
 
@@ -73,8 +76,15 @@ def _label_loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _lm_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
-    return loss
+    """The loss of `zoft-train`'s supervised fine-tuning, with every token but the first to train on."""
+    count, length = ids.shape
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "label_ids": ids[:, 1:],
+        "label_positions": torch.arange(-length, -1, device=ids.device).expand(count, -1),
+    }
+    return conversation_losses(model, batch).mean()
 
 
 LOSSES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {"label": _label_loss, "lm": _lm_loss}
@@ -89,7 +99,7 @@ class Workload:
         dtype: Of the weights.
         batch_size: Rows.
         length: Tokens of each; none is padding.
-        loss: ``label``: as zoft-train scores one-token options. ``lm``: as the model scores all tokens.
+        loss: ``label``: as zoft-train scores one-token options. ``lm``: as zoft-train scores all tokens.
         device: Where it runs.
     """
 
@@ -119,18 +129,48 @@ class Workload:
         Args:
             train: See `zoft.bench.problems.trained.select_trained`.
         """
-        dtype, device = DTYPES[self.dtype], torch.device(self.device)
+        device = torch.device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             if self.model in SHAPES:
-                settings = dict(SHAPES[self.model])
-                config = AutoConfig.for_model(settings.pop("model_type"), **settings)
                 with device:
-                    base = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+                    base = self._without_values()
             else:
-                name = str(resolve_model(self.model)) if is_packaged(self.model) else self.model
-                base = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                base = AutoModelForCausalLM.from_pretrained(self._name, dtype=DTYPES[self.dtype])
         model = select_trained(base, train, seed=0).to(device).eval()
+        return model, self.loss_of(model)
+
+    def describe(self, train: str) -> nn.Module:
+        """Return the model on the meta device, in evaluation mode: shapes and types without values.
+
+        Raises:
+            ConfigError: The model's configuration cannot be read.
+        """
+        with torch.device("meta"):
+            base = self._without_values()
+        return select_trained(base, train, seed=0).eval()
+
+    def loss_of(self, model: nn.Module) -> Callable[[], Tensor]:
+        """Return the loss of the batch, whose tokens are random, as a closure."""
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(base.config.vocab_size, (self.batch_size, self.length), generator=generator).to(device)
-        return model, lambda: LOSSES[self.loss](model, ids)
+        vocabulary = language_model(model).config.vocab_size
+        ids = torch.randint(vocabulary, (self.batch_size, self.length), generator=generator).to(self.device)
+        return lambda: LOSSES[self.loss](model, ids)
+
+    @property
+    def _name(self) -> str:
+        return str(resolve_model(self.model)) if is_packaged(self.model) else self.model
+
+    def _without_values(self) -> PreTrainedModel:
+        """Return the model that the configuration describes, as it is before training."""
+        if self.model in SHAPES:
+            settings = dict(SHAPES[self.model])
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        else:
+            try:
+                config = AutoConfig.from_pretrained(self._name)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"model {self.model!r} has no configuration that can be read: {error}") from None
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[self.dtype])  # type: ignore[no-untyped-call]
+        assert isinstance(model, PreTrainedModel)
+        return model
