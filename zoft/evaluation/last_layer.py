@@ -18,9 +18,9 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoft.errors import ConfigError, DataError
+from zoft.errors import ConfigError
 from zoft.evaluation.batches import over_batches
-from zoft.evaluation.probing import fit_probe
+from zoft.evaluation.probing import check_rows_of_each_class, fit_probe
 from zoft.tasks.class_encoding import ClassEncoder, EncodedClasses
 from zoft.tasks.class_scoring import class_logits
 
@@ -52,8 +52,8 @@ def probe_last_layer(
 ) -> tuple[str, ...]:
     """Fit the last layer to training rows, everything before it as it is, and write it into the model.
 
-    The regression is fitted to standardised features, with scikit-learn's default penalty; the standardisation goes
-    into weights and bias, so that the model computes the same.
+    The regression is `zoft.evaluation.probing.fit_probe`'s; its standardisation of the features goes into weights and
+    bias, so that the model computes the same.
 
     Args:
         model: A model of transformers for classification.
@@ -67,11 +67,9 @@ def probe_last_layer(
 
     Raises:
         ConfigError: The model's scores are not the output of one linear layer.
-        DataError: A class has no training row.
+        DataError: A class has fewer than two training rows.
     """
-    names = encoder.task.names
-    if absent := [name for place, name in enumerate(names) if place not in set(train.labels)]:
-        raise DataError(f"linear_probe_first needs training rows of each class, and none is {absent[0]!r}")
+    check_rows_of_each_class(train.labels, encoder.task.names)
     target = next(model.parameters()).device if device is None else torch.device(device)
     some = encoder.collator()([train[index] for index in range(min(2, len(train)))])
     layer = last_layer(model, {name: tensor.to(target) for name, tensor in some.items()})

