@@ -33,6 +33,7 @@ def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
         ("num_queries", True),
         ("scratch_mib", 0),
         ("scratch_mib", 0.5),
+        ("batched_tokens", 0),
         ("query_parallel_size", 0),
         ("replica_check_steps", 0),
         ("placement", "memory"),

@@ -29,12 +29,14 @@ class _Call:
         owns: Whether it owns trained parameters.
         inner: The calls inside that own some, or have such calls inside.
         width: Size of the last dimension of the widest tensor that it returned; None where rows are not told apart.
+        leaves: How many calls of modules without modules inside it made, its own included.
     """
 
     module: nn.Module | None
     owns: bool = False
     inner: list[_Call] = field(default_factory=list)
     width: int | None = None
+    leaves: int = 0
 
     @property
     def is_leaf(self) -> bool:
@@ -59,17 +61,24 @@ def find_cuts(owners: Collection[nn.Module], loss_fn: LossFn) -> list[nn.Module]
     Raises:
         PlacementError: If there are none.
     """
-    cuts = list(dict.fromkeys(_cuts(_watch(owners, loss_fn))))
-    if not cuts:
+    whole = _watch(owners, loss_fn)
+    cuts = [call for call in _cuts(whole) if call.leaves > 1]
+    cuts = [call for call in cuts if _width_of(call) <= _width_of(cuts[0])]  # a head of several layers is no cut
+    if 2 * sum(call.leaves for call in cuts) < whole.leaves:
         raise PlacementError(
-            "placement 'batched' found no module that holds trained parameters and returns something for each row of "
-            "the batch: what is trained acts before the model's layers (a prompt, a prefix) or behind them (a head), "
-            "where one forward for all points would save nothing. Use placement='auto'."
+            "placement 'batched' found no modules that hold what is trained, do most of the work, and return something "
+            "for each row of the batch. Trained prompts and prefixes act before the model's layers and a head behind "
+            "them, where one forward for all points would save little. Use placement='auto'."
         )
-    return cuts
+    return list(dict.fromkeys(call.module for call in cuts if call.module is not None))
 
 
-def _cuts(call: _Call) -> Iterator[nn.Module]:
+def _width_of(call: _Call) -> int:
+    assert call.width is not None
+    return call.width
+
+
+def _cuts(call: _Call) -> Iterator[_Call]:
     """Yield the outermost cuts of a call."""
     chain = call.chain()
     last = chain[-1]
@@ -77,7 +86,7 @@ def _cuts(call: _Call) -> Iterator[nn.Module]:
     if last.width is not None and backbone is not None and last.width <= backbone:
         for outer in chain:  # what is around the last one is run once too, as long as it returns no more
             if outer.module is not None and not outer.is_leaf and outer.width is not None and outer.width <= last.width:
-                yield outer.module
+                yield outer
                 return
     for inner in last.inner:
         yield from _cuts(inner)
@@ -92,6 +101,8 @@ def _watch(owners: Collection[nn.Module], loss_fn: LossFn) -> _Call:
 
     def leave(module: nn.Module, args: object, output: object) -> None:
         call = running.pop()
+        call.leaves = call.leaves or 1
+        running[-1].leaves += call.leaves
         if call.owns or call.inner:
             call.width = _width(output)
             running[-1].inner.append(call)

@@ -43,7 +43,13 @@ class BatchedPlacement:
     name = "batched"
 
     def __init__(
-        self, model: nn.Module, trainables: Sequence[Trainable], directions: Directions, *, scratch_bytes: int, tokens: int
+        self,
+        model: nn.Module,
+        trainables: Sequence[Trainable],
+        directions: Directions,
+        *,
+        scratch_bytes: int,
+        tokens: int,
     ) -> None:
         """Find the modules that own the trained parameters.
 

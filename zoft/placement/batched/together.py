@@ -67,9 +67,7 @@ class Together:
         count: How many of the points are evaluated together; None until the first call of a cut tells how many fit.
     """
 
-    def __init__(
-        self, points: Sequence[Sequence[Term]], room: Callable[[int], int], run: RunWide
-    ) -> None:
+    def __init__(self, points: Sequence[Sequence[Term]], room: Callable[[int], int], run: RunWide) -> None:
         """Begin.
 
         Args:
@@ -97,7 +95,9 @@ class Together:
             PlacementError: If it did not.
         """
         if self.count is None:
-            raise PlacementError(f"placement 'batched': this evaluation did not run what earlier ones did. {_OTHERWISE}")
+            raise PlacementError(
+                f"placement 'batched': this evaluation did not run what earlier ones did. {_OTHERWISE}"
+            )
         if self.count > 1 and self._next != len(self._calls):
             raise PlacementError(
                 f"placement 'batched': one evaluation of the loss ran the model {len(self._calls)} times, the next one "
@@ -185,7 +185,9 @@ def _tensors(leaves: Sequence[Any]) -> Iterator[torch.Tensor]:
 def _first(leaves: Sequence[Any]) -> torch.Tensor:
     first = next(_tensors(leaves), None)
     if first is None:
-        raise PlacementError(f"placement 'batched': the model takes no tensor with a row for each example. {_OTHERWISE}")
+        raise PlacementError(
+            f"placement 'batched': the model takes no tensor with a row for each example. {_OTHERWISE}"
+        )
     return first
 
 

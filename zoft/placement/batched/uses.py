@@ -116,9 +116,7 @@ class Uses(TorchFunctionMode):
                 joined.append(mark(torch.cat(leaves)))
         return tree_unflatten(joined, spec)
 
-    def _split(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Yield the arguments of each point."""
         leaves, spec = tree_flatten((args, kwargs))
         rows = [self._rows(leaf) for leaf in leaves]
