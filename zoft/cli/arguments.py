@@ -373,8 +373,8 @@ class ZOArguments:
     zo_placement: str = field(
         default="auto",
         metadata={
-            "help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace, batched (several "
-            "points in one forward)."
+            "help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace, or batched "
+            "(several points in one forward)."
         },
     )
     zo_include: list[str] = field(

@@ -69,8 +69,8 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
         )
     if zo.placement in ("stream", "batched") and is_compiled(trainer):
         raise ConfigError(
-            f"placement={zo.placement!r} puts itself between the modules of every forward, for which a compiled model would "
-            "be compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
+            f"placement={zo.placement!r} puts itself between the modules of every forward, for which a compiled model "
+            "would be compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
         )
     shares = num_shares(build_method(zo).estimator.points(0))
     if shares % zo.query_parallel_size and any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):

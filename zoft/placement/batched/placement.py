@@ -1,9 +1,9 @@
 """``batched``: several points are evaluated in one forward, side by side on the batch axis.
 
-The modules that hold what is trained (:mod:`zoft.placement.batched.cuts`) run once for all points, on the batch repeated
-for each, so that frozen weights are read once. Inside, each point's rows meet its own trained weights
-(:mod:`zoft.placement.batched.uses`). What comes before and after, the loss among it, is evaluated for one point at a time
-as under ``stream``. No weight is ever changed.
+The modules that hold what is trained (:mod:`zoft.placement.batched.cuts`) run once for all points, on the batch
+repeated for each, so that frozen weights are read once. Inside, each point's rows meet its own trained weights
+(:mod:`zoft.placement.batched.uses`). What comes before and after, the loss among it, is evaluated for one point at a
+time as under ``stream``. No weight is ever changed.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class BatchedPlacement:
             None if nothing can be said, because losses are not finite.
 
         Raises:
-            PlacementError: If the results differ, or the model or the loss cannot be evaluated at several points at once.
+            PlacementError: If results differ, or the model or the loss cannot be evaluated at several points at once.
             ConfigError: If dense directions of large weights are asked for.
         """
         try:
@@ -169,16 +169,16 @@ class BatchedPlacement:
         for place, (together, one) in enumerate(zip(self._shown_together(points, loss_fn), moved, strict=True)):
             if together.shape != one.shape or not _distance(together, one) <= tolerance:
                 raise PlacementError(
-                    f"placement 'batched': what {type(self._cuts[0]).__name__} returns at point {place} of two evaluated "
-                    f"at once differs by {_distance(together, one):.1e} (relative) from the same with the weights moved, "
-                    f"more than {tolerance:.0e}. Rows of the batch depend on each other, or a trained weight is used in "
-                    f"a way that is not known. {_OTHERWISE}"
+                    f"placement 'batched': what {type(self._cuts[0]).__name__} returns at point {place} of two "
+                    f"evaluated at once differs by {_distance(together, one):.1e} (relative) from the same with the "
+                    f"weights moved, more than {tolerance:.0e}. Rows of the batch depend on each other, or a trained "
+                    f"weight is used in a way that is not known. {_OTHERWISE}"
                 )
         return self
 
     def _shown_apart(self, point: Sequence[Term], loss_fn: LossFn) -> torch.Tensor:
         """Evaluate one point by moved weights; return all that the cuts give, flat."""
-        self._seen = seen = []
+        self._seen = seen = list[torch.Tensor]()
         try:
             with self.session(), self._stream.at(point):
                 loss_fn()
@@ -192,15 +192,15 @@ class BatchedPlacement:
         def room(tokens: int) -> int:
             if self._tokens < 2 * tokens:
                 warnings.warn(
-                    f"placement 'batched' holds batched_tokens={self._tokens} tokens in one forward, and this batch has "
-                    f"{tokens} at each point: points are evaluated one by one, so that nothing is gained. Batches this "
-                    "long are best evaluated under placement='auto'.",
+                    f"placement 'batched' holds batched_tokens={self._tokens} tokens in one forward, and this batch "
+                    f"has {tokens} at each point: points are evaluated one by one, so that nothing is gained. Use "
+                    "placement='auto', or raise batched_tokens if there is memory.",
                     ZoftWarning,
                     stacklevel=2,
                 )
             return len(points)
 
-        self._seen = seen = []
+        self._seen = seen = list[torch.Tensor]()
         try:
             with self.session():
                 self._evaluate_some(points, loss_fn, room)

@@ -1,7 +1,8 @@
 """One forward of the cuts for several points, of which each evaluation of the loss then takes its own rows.
 
-The loss closure runs once for each point, as ever. In the first of these passes, where it calls a cut, the cut runs with
-its inputs repeated for each point; in this pass and in the later ones the call returns the rows of the pass's point.
+The loss closure runs once for each point, as ever. In the first of these passes, where it calls a cut, the cut runs
+with its inputs repeated for each point; in this pass and in the later ones the call returns the rows of
+the pass's point.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 _OTHERWISE = "Use placement='auto', or 'stream', which evaluate the points one after the other."
 
 RunWide = Callable[[int, int, Callable[[], Any]], Any]
-"""``(points, rows, forward)``: run a forward on wide inputs, with the weights of so many points of so many rows each."""
+"""``(points, rows, forward)``: run a wide forward, with the weights of so many points, and so many rows for each."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +90,8 @@ class Together:
         self._slices.clear()
 
     def end_pass(self) -> None:
-        """Check that a pass called what the first one did.
-
-        Raises:
-            PlacementError: If it did not.
-        """
-        if self.count is None:
-            raise PlacementError(
-                f"placement 'batched': this evaluation did not run what earlier ones did. {_OTHERWISE}"
-            )
-        if self.count > 1 and self._next != len(self._calls):
-            raise PlacementError(
-                f"placement 'batched': one evaluation of the loss ran the model {len(self._calls)} times, the next one "
-                f"{self._next} times. {_OTHERWISE}"
-            )
+        """Take a first pass that called no cut, and so was evaluated as ever, for one point."""
+        self.count = self.count or 1
 
     def call(self, module: nn.Module, original: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what a cut returns for the point of this pass.
@@ -127,7 +116,7 @@ class Together:
         elif self._next >= len(self._calls) or not _same(self._calls[self._next], inputs, spec):
             raise PlacementError(
                 f"placement 'batched': the inputs of {type(module).__name__} are not the same at all points: they "
-                f"depend on trained weights before it, or on chance. {_OTHERWISE}"
+                f"depend on trained weights before it or on chance, or it is not always run. {_OTHERWISE}"
             )
         return self._own_rows()
 

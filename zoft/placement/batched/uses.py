@@ -1,10 +1,10 @@
-"""Inside a forward of several points side by side: each point's rows meet its own weights, whatever these are used for.
+"""Inside a forward of several points side by side: each point's rows meet its own weights, however these are used.
 
-What is computed from the repeated inputs is *wide*: its first dimension holds the rows of the first point, then those of
-the second, and so on. Results without a trained parameter in them are computed as always. An operation that has one, on
-wide tensors, is done point by point, or by a batched product where it is a linear map. One that has only other tensors
-(a cast, a transposed weight, embedded positions that all rows share) gives a value for each point, for which the value at
-the unmoved weights stands until it meets something wide.
+What is computed from the repeated inputs is *wide*: its first dimension holds the rows of the first point, then those
+of the second, and so on. Results without a trained parameter in them are computed as always. An operation that has one,
+on wide tensors, is done point by point, or by a batched product where it is a linear map. One that has only other
+tensors (a cast, a transposed weight, embedded positions that all rows share) gives a value for each point, for which
+the value at the unmoved weights stands until it meets something wide.
 
 Shapes: P points; wide tensors ``[P n, ...]``.
 """
@@ -52,7 +52,12 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self._weights, self._points, self._all_rows = weights, points, points * rows
         self._trained = {id(t.parameter): t for t in trainables}
-        # A value for each point, by the id of the tensor that stands for it, which is kept so that its id stays its own.
+        self._known: dict[Any, Callable[..., torch.Tensor | None]] = {
+            nn.functional.linear: self._linear,
+            torch.addmm: self._addmm,
+            nn.functional.embedding: self._embedding,
+        }
+        # A value for each point, by the id of the tensor that stands for it: kept, so that its id stays its own.
         self._apart: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
 
     def __torch_function__(
@@ -72,8 +77,8 @@ class Uses(TorchFunctionMode):
             if func is not nn.functional.embedding or not self._is_repeated(args[0]):
                 return self._for_each(func, args, kwargs)
             mark(args[0])
-        maps = {nn.functional.linear: self._linear, torch.addmm: self._addmm, nn.functional.embedding: self._embedding}
-        result = maps[func](*args, **kwargs) if func in maps else None
+        known = self._known.get(func)
+        result = None if known is None else known(*args, **kwargs)
         return mark(result) if result is not None else self._point_by_point(func, args, kwargs)
 
     # --- any operation ------------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ class Uses(TorchFunctionMode):
         """Whether indices are the same for all points, though they were made anew: of the batch's size, not from it."""
         if ids.ndim < 2 or len(ids) != self._all_rows:
             return False
-        by_point = ids.unflatten(0, (self._points, -1))
+        by_point = ids.reshape(self._points, -1)
         return torch.equal(by_point, by_point[:1].expand_as(by_point))
 
     def _by_point(self, wide: torch.Tensor) -> torch.Tensor:
@@ -146,7 +151,8 @@ class Uses(TorchFunctionMode):
                 f"placement 'batched': a tensor of shape {list(wide.shape)} meets a trained weight, and its first "
                 f"dimension does not hold the rows of {self._points} points side by side. Use placement='auto'."
             )
-        return wide.unflatten(0, (self._points, -1))
+        # Not reshaped: parts that are written to must be views.
+        return wide.view(self._points, -1, *wide.shape[1:])
 
     # --- linear maps ----------------------------------------------------------------------------------------
 
