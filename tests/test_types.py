@@ -33,6 +33,7 @@ def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
         ("num_queries", True),
         ("scratch_mib", 0),
         ("scratch_mib", 0.5),
+        ("batched_tokens", 0),
         ("query_parallel_size", 0),
         ("replica_check_steps", 0),
         ("placement", "memory"),
@@ -91,7 +92,7 @@ def test_to_dict_survives_json_and_gives_an_equal_configuration() -> None:
     config = ZOConfig(
         method="fzoo", zo_lr="auto", zo_eps=1e-4, num_queries=8, seed=2**64 - 1, distribution="rademacher",
         shared_vector="window:4", placement="snapshot",
-        include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5,
+        include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5, batched_tokens=6,
         query_parallel_size=2, replica_check_steps=7, force=True, method_kwargs={"beta": 0.5},
     )  # fmt: skip
     values = json.loads(json.dumps(config.to_dict()))

@@ -137,7 +137,6 @@ class ZOEngine:
         Raises:
             PlacementError: At the first call, if the placement cannot reach every parameter.
         """
-        values: list[float] = []
         loss_fn = self._checked(loss_fn)
         reshard(self.model)
         with evaluating(self.model), torch.no_grad():
@@ -148,12 +147,12 @@ class ZOEngine:
                 self._placement = placement.proved(loss_fn)
                 placement = self._placement or placement
             # Whatever the losses are, all points are evaluated: a loss may gather from other processes.
+            mine = share.of(points)
             with placement.session():
-                for point, mine in zip(points, share.of(points), strict=True):
-                    if not mine:
-                        values += [0.0] * point.num_values
-                        continue
-                    values += [value * share.count for value in placement.evaluate(point.terms, loss_fn)]
+                yielded = iter(placement.evaluate_all([p.terms for p in itertools.compress(points, mine)], loss_fn))
+        values: list[float] = []
+        for point, own in zip(points, mine, strict=True):
+            values += [value * share.count for value in next(yielded)] if own else [0.0] * point.num_values
         return values
 
     def _checked(self, loss_fn: LossFn) -> LossFn:

@@ -38,6 +38,7 @@ __all__ = [
 _FREE = (
     "placement",
     "scratch_mib",
+    "batched_tokens",
     "force",
     "nonfinite",
     "include",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LossFn = Callable[[], "torch.Tensor"]
 """A closure that runs one forward pass and returns the scalar mean loss."""
 
-PLACEMENTS = ("auto", "stream", "snapshot", "inplace")
+PLACEMENTS = ("auto", "stream", "snapshot", "inplace", "batched")
 _WINDOW = re.compile(r"window:[1-9]\d*")
 NONFINITE_POLICIES = ("raise", "skip")
 NUM_PROBES = 3  # length of StepRecord.probe where the step size is chosen
@@ -43,7 +43,9 @@ class ZOConfig:
         include: Patterns (``fnmatch``) of parameter names to train; empty means all that require a gradient.
         exclude: Patterns of parameter names to leave alone; wins over ``include``.
         nonfinite: What a NaN or infinite loss does: ``"raise"`` stops the run, ``"skip"`` drops the step.
-        scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix.
+        scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix; ``batched`` may take more
+            for its copies of trained weights, up to a sixteenth of the model.
+        batched_tokens: Most tokens (rows times length) that ``batched`` holds in one forward, over all points together.
         query_parallel_size: With several processes: how many neighbouring ranks share a batch and split a
             step's queries; 1 is data-parallel, the number of processes is query-parallel.
         replica_check_steps: With several processes: compare their weights every so many steps, and at the start.
@@ -63,6 +65,7 @@ class ZOConfig:
     exclude: tuple[str, ...] = ()
     nonfinite: str = "raise"
     scratch_mib: int = 64
+    batched_tokens: int = 2048
     query_parallel_size: int = 1
     replica_check_steps: int = 100
     force: bool = False
@@ -89,7 +92,7 @@ class ZOConfig:
                 f"shared_vector must be 'batch', 'example' or 'window:N' with N >= 1, such as 'window:10', got "
                 f"{self.shared_vector!r}."
             )
-        for name in ("scratch_mib", "query_parallel_size", "replica_check_steps"):
+        for name in ("scratch_mib", "batched_tokens", "query_parallel_size", "replica_check_steps"):
             if not _is_count(getattr(self, name)):
                 raise ConfigError(f"{name} must be an integer >= 1, got {getattr(self, name)!r}.")
         if not isinstance(self.force, bool):

@@ -27,7 +27,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*DEFAULT, "lora/mezo*3:snapshot", "mezo:inplace"])
+@pytest.mark.parametrize("name", [*DEFAULT, "lora/mezo*3:snapshot", "lora/fzoo*2:batched", "mezo:inplace"])
 def test_every_contender_trains_what_it_says_and_forwards_change_nothing(name: str) -> None:
     model, loss = Workload(**SMALL).load(contender(name).train)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -38,7 +38,9 @@ def test_every_contender_trains_what_it_says_and_forwards_change_nothing(name: s
     assert bool(changed) == (name != "forward")
 
 
-@pytest.mark.parametrize("name", ["mezo:stream", "fzoo:stream", "as-written", "lora/mezo*3:snapshot"])
+@pytest.mark.parametrize(
+    "name", ["mezo:stream", "fzoo:stream", "as-written", "lora/mezo*3:snapshot", "lora/fzoo*2:batched"]
+)
 def test_a_step_takes_the_forwards_that_it_is_said_to_need(name: str) -> None:
     chosen = contender(name)
     model, loss = Workload(**SMALL).load(chosen.train)

@@ -14,7 +14,7 @@ from tests.core.conftest import make
 from tests.methods import claims, methods
 from zoft.errors import NonFiniteLossError
 
-EXACT = ("stream", "snapshot", "auto")
+EXACT = ("stream", "snapshot", "auto", "batched")
 
 
 def digest(model: nn.Module) -> str:

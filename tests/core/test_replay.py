@@ -74,7 +74,7 @@ def test_replay_holds_for_every_family(family: str, tmp_path: Path) -> None:
     assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
 
 
-@pytest.mark.parametrize("placement", ["stream", "snapshot"])
+@pytest.mark.parametrize("placement", ["stream", "snapshot", "batched"])
 def test_replay_does_not_depend_on_where_the_run_was_placed(placement: str, tmp_path: Path) -> None:
     run = start(tmp_path / "log", placement=placement, dtype=torch.float16).steps(0, 3)
     base, _ = make("llama", torch.float16)

@@ -372,7 +372,10 @@ class ZOArguments:
     )
     zo_placement: str = field(
         default="auto",
-        metadata={"help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace."},
+        metadata={
+            "help": "Where perturbed weights live during a forward pass: auto, stream, snapshot, inplace, or batched "
+            "(several points in one forward)."
+        },
     )
     zo_include: list[str] = field(
         default_factory=list,
@@ -386,6 +389,9 @@ class ZOArguments:
         default="raise", metadata={"help": "What to do when a loss is NaN or infinite."}
     )
     zo_scratch_mib: int = field(default=64, metadata={"help": "Scratch memory for perturbed weights, in MiB."})
+    zo_batched_tokens: int = field(
+        default=2048, metadata={"help": "Most tokens in one forward of --zo_placement batched, all points together."}
+    )
     zo_query_parallel_size: int = field(
         default=1,
         metadata={

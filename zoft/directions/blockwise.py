@@ -10,10 +10,11 @@ import torch
 from zoft import noise
 from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
+from zoft.directions.unfactored import Unfactored
 from zoft.noise import Rounding, Span, Term
 
 
-class BlockwiseDirections(ABC):
+class BlockwiseDirections(Unfactored, ABC):
     """Writes ``base + sum coefficient * z`` in blocks; a subclass turns sums of noise into sums of its directions.
 
     Attributes:

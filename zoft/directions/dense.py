@@ -9,12 +9,13 @@ import torch
 
 from zoft import noise
 from zoft.directions.stateless import Stateless
+from zoft.directions.unfactored import Unfactored
 from zoft.noise import Distribution, Rounding, Span, Term
 from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
-class DenseDirections(Stateless):
+class DenseDirections(Unfactored, Stateless):
     """Directions with independent elements of mean 0 and variance 1.
 
     Attributes:

@@ -19,12 +19,13 @@ from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import factor
 from zoft.directions.low_rank import products, rows_of
 from zoft.directions.stateless import Stateless
+from zoft.directions.unfactored import Unfactored
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
-class FlipoutDirections(Stateless):
+class FlipoutDirections(Unfactored, Stateless):
     """One noise a step; a term's query says whose signs it bears.
 
     Attributes:

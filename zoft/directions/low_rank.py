@@ -70,6 +70,16 @@ class LowRankDirections(Stateless):
                 key=self.dense.key,
             )
 
+    def factored(self, parameter: int, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """See :class:`zoft.directions.Directions`."""
+        shape = self.shapes[parameter]
+        if len(shape) != 2:
+            return None
+        if not terms:
+            return torch.zeros(shape[0], 0), torch.zeros(shape[1], 0)
+        lefts = [self.factors.left(term, parameter, 0, shape[0], shape) * term.coefficient for term in terms]
+        return torch.cat(lefts, 1), torch.cat([self.factors.right(term, parameter, shape) for term in terms], 1)
+
     def _total(self, terms: Sequence[Term], rights: Sequence[torch.Tensor], block: Span) -> torch.Tensor:
         shape = self.shapes[block.parameter]
         first, last = rows_of(block, shape[1])

@@ -37,6 +37,13 @@ class Directions(Combiner, Protocol):
     def over(self, trainables: Sequence[Trainable]) -> Directions:
         """Return these directions over a model's parameters, whose shapes or values they may depend on."""
 
+    def factored(self, parameter: int, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return ``sum coefficient * z`` of a matrix as ``left [rows, k]`` and ``right [columns, k]``, its factors.
+
+        Returns:
+            Float32 tensors on the CPU, of any k for no terms; None where z is not of low rank.
+        """
+
     def state_size(self, shape: torch.Size) -> int:
         """Return how many float32 numbers are kept for a weight of this shape."""
 

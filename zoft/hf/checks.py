@@ -67,10 +67,10 @@ def refuse(trainer: Any, zo: ZOConfig) -> None:
             f"neftune_noise_alpha={trainer.neftune_noise_alpha} adds noise to the embeddings in training mode only; "
             "zeroth-order losses are taken in evaluation mode, where both signs see the same. Leave it out."
         )
-    if zo.placement == "stream" and is_compiled(trainer):
+    if zo.placement in ("stream", "batched") and is_compiled(trainer):
         raise ConfigError(
-            "placement='stream' puts itself between the modules of every forward, for which a compiled model would be "
-            "compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
+            f"placement={zo.placement!r} puts itself between the modules of every forward, for which a compiled model "
+            "would be compiled again and again. Use placement='snapshot' or 'auto', or leave torch_compile out."
         )
     shares = num_shares(build_method(zo).estimator.points(0))
     if shares % zo.query_parallel_size and any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):

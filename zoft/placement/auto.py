@@ -10,6 +10,7 @@ from torch import nn
 from zoft.directions import Directions
 from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.parameters import Trainable
+from zoft.placement.batched import BatchedPlacement
 from zoft.placement.dual import DualPlacement
 from zoft.placement.flipout import FlipoutPlacement
 from zoft.placement.inplace import InplacePlacement
@@ -80,6 +81,14 @@ def make_placement(
         return FlipoutPlacement(model, trainables, directions, *part)
     if config.placement == "inplace":
         return InplacePlacement(trainables, directions)
+    if config.placement == "batched":
+        return BatchedPlacement(
+            model,
+            trainables,
+            directions,
+            scratch_bytes=config.scratch_mib * 2**20,
+            tokens=config.batched_tokens,
+        )
     sharded = [t.name for t in trainables if t.slot.is_sharded]
     if sharded and config.placement == "stream":
         raise ConfigError(

@@ -15,16 +15,18 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoft.directions import Combiner
-from zoft.errors import ConfigError, PlacementError
+from zoft.errors import PlacementError
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
 from zoft.placement.evaluated import single
+from zoft.placement.one_by_one import OneByOne
 from zoft.placement.reach import Unscrambling, prove_reach
+from zoft.placement.wrapping import require_whole
 from zoft.storage import Slot, named_slots
 from zoft.types import LossFn
 
 
-class DualPlacement:
+class DualPlacement(OneByOne):
     """The placement of methods that differentiate the loss along z instead of evaluating it beside theta."""
 
     name = "dual"
@@ -36,12 +38,9 @@ class DualPlacement:
             ConfigError: If some are sharded or offloaded.
         """
         self._model, self._trainables, self._directions = model, trainables, directions
-        for trainable in trainables:
-            if trainable.slot.is_sharded or trainable.slot.keeper is not None:
-                raise ConfigError(
-                    f"forward-mode differentiation needs whole weights in memory, and {trainable.name} is sharded or "
-                    "offloaded. Use a method that only evaluates the loss (mezo, fzoo, ...)."
-                )
+        require_whole(
+            trainables, "forward-mode differentiation", "Use a method that only evaluates the loss (mezo, fzoo, ...)."
+        )
         number_of = {t.slot.identity(): t.number for t in trainables}
         # Tied weights are held in several places, and are one dual tensor in all of them.
         places = [(slot, number_of.get(slot.identity())) for slot in named_slots(model).values()]

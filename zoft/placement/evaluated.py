@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -10,10 +10,11 @@ import torch
 
 from zoft.errors import ConfigError
 from zoft.noise import Term
+from zoft.placement.one_by_one import OneByOne
 from zoft.types import LossFn
 
 
-class Evaluated(ABC):
+class Evaluated(OneByOne):
     """Placements that move weights, or seem to."""
 
     @abstractmethod

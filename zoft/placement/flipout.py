@@ -20,14 +20,12 @@ from zoft.errors import ConfigError, PlacementError, ZoftWarning
 from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.placement.flipped import Flip, Flipped
+from zoft.placement.one_by_one import OneByOne
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
-from zoft.placement.wrapping import Forward, owners_of, wrapped_forwards
+from zoft.placement.tolerance import tolerance_of
+from zoft.placement.wrapping import Forward, owners_of, require_whole, wrapped_forwards
 from zoft.types import LossFn
-
-# How far a loss through flipped outputs may be from the same through moved weights: kernels differ in the last bits,
-# and an output rounded to 16 bits is not that of rounded weights.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
 class _Places:
@@ -55,7 +53,7 @@ class _Places:
         self._taken += self._count
 
 
-class FlipoutPlacement:
+class FlipoutPlacement(OneByOne):
     """The placement of methods that give each example a direction of its own."""
 
     name = "flipout"
@@ -69,12 +67,11 @@ class FlipoutPlacement:
             ConfigError: If weights are sharded or offloaded.
         """
         assert isinstance(directions, FlipoutDirections)
-        for trainable in trainables:
-            if trainable.slot.is_sharded or trainable.slot.keeper is not None:
-                raise ConfigError(
-                    f"a direction for each example needs whole weights in memory, and {trainable.name} is sharded or "
-                    "offloaded. Use a method with one direction for the whole batch (mezo, fzoo, ...)."
-                )
+        require_whole(
+            trainables,
+            "a direction for each example",
+            "Use a method with one direction for the whole batch (mezo, fzoo, ...).",
+        )
         self._trainables, self._directions = trainables, directions
         self._owners, self._names = owners_of(model, trainables)
         self._flipped: dict[nn.Module, Flipped] = {}  # once a loss turned out to be of examples
@@ -165,7 +162,7 @@ class FlipoutPlacement:
                 flipped = self._losses(terms, loss_fn)
             finally:
                 self._places = places
-        tolerance = max(_TOLERANCE[t.parameter.dtype] for t in self._trainables)
+        tolerance = tolerance_of(self._trainables)
         snapshot = SnapshotPlacement(self._trainables, self._directions)
         for place in {0, len(plain) - 1}:
             with snapshot.session(), snapshot.at([terms[place]]):
@@ -180,7 +177,7 @@ class FlipoutPlacement:
         return self
 
 
-class _WholePlacement:
+class _WholePlacement(OneByOne):
     """Takes each batch for one example, for which weights are moved whole."""
 
     name = "flipout"

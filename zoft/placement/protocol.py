@@ -22,8 +22,13 @@ class Placement(Protocol):
     def session(self) -> AbstractContextManager[None]:
         """Open around all evaluations of one estimate. When it closes, however it closes, the weights are back."""
 
-    def evaluate(self, terms: Sequence[Term], loss_fn: LossFn) -> tuple[float, ...]:
-        """Within a session: return what a point yields, as many numbers as :class:`zoft.estimators.Point` says."""
+    def evaluate_all(self, points: Sequence[Sequence[Term]], loss_fn: LossFn) -> list[tuple[float, ...]]:
+        """Within a session: return what each point yields, as many numbers as :class:`zoft.estimators.Point` says.
+
+        Args:
+            points: The offsets from theta, one or more.
+            loss_fn: A closure that is called once for each point, in order.
+        """
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """Return a placement that is known to reach every parameter of this model: itself, or a fallback.

@@ -63,11 +63,12 @@ class StreamPlacement(Evaluated):
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
         """See :class:`zoft.placement.evaluated.Evaluated`."""
+        outer = self._terms, self._depth
         self._terms, self._depth = terms, 0
         try:
             yield
         finally:
-            self._terms = ()
+            self._terms, self._depth = outer
 
     def proved(self, loss_fn: LossFn) -> Placement | None:
         """See :mod:`zoft.placement.reach`."""

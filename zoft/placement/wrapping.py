@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from zoft.errors import ConfigError
 from zoft.parameters import Trainable
 from zoft.storage import Slot, named_slots
 
@@ -36,6 +37,15 @@ def owners_of(model: nn.Module, trainables: Sequence[Trainable]) -> tuple[Owners
             owners.setdefault(readers.get(slot.module, slot.module), {})[slot] = trainable
             names[slot] = name
     return owners, names
+
+
+def require_whole(trainables: Sequence[Trainable], what: str, otherwise: str) -> None:
+    """Raise ConfigError if some weight is not all in its module; ``what`` needs that, ``otherwise`` says what to do."""
+    for trainable in trainables:
+        if trainable.slot.is_sharded or trainable.slot.keeper is not None:
+            raise ConfigError(
+                f"{what} needs whole weights in memory, and {trainable.name} is sharded or offloaded. {otherwise}"
+            )
 
 
 @contextmanager

@@ -139,6 +139,7 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         exclude=tuple(zo.zo_exclude),
         nonfinite=zo.zo_nonfinite,
         scratch_mib=zo.zo_scratch_mib,
+        batched_tokens=zo.zo_batched_tokens,
         query_parallel_size=zo.zo_query_parallel_size,
         replica_check_steps=zo.zo_replica_check_steps,
         force=zo.zo_force,
