@@ -39,8 +39,12 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "classifier": lambda: BertForSequenceClassification(BertConfig(**SMALL, num_labels=3)),
 }
 KINDS = [*(family for family in FAMILIES if family != "resnet"), *OTHERS]
-# What is trained, by patterns of names: all of it (matrices of tied weights and embeddings among it), or vectors alone.
-VECTORS = ("*norm*", "*ln_*", "*LayerNorm*", "*bias")
+# By which method, and which parameters: all (tied matrices and embeddings among them) or vectors alone.
+TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "eggroll": ("eggroll", ()),
+    "lozo": ("lozo", ()),
+    "vectors": ("fzoo", ("*norm*", "*ln_*", "*LayerNorm*", "*bias")),
+}
 
 
 def model_of(kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -88,15 +92,18 @@ def counted(model: nn.Module, block: str) -> list[int]:
     return rows
 
 
+def cases() -> list[Any]:
+    """Every family with every way of training and both kinds of loss; most are left to the slow tier."""
+    quick = {("lozo", "t5", "outside"), ("lozo", "gpt2", "outside"), ("vectors", "bert", "inside")}
+    every = [(what, kind, where) for what in TRAINED for kind in KINDS for where in ("inside", "outside")]
+    marks = [() if case in quick or case[::2] == ("eggroll", "inside") else pytest.mark.slow for case in every]
+    return [pytest.param(*case, marks=mark, id="-".join(case)) for case, mark in zip(every, marks, strict=True)]
+
+
 @pytest.mark.filterwarnings("ignore:.*trained, but the loss does not depend:zoft.ZoftWarning")
-@pytest.mark.parametrize("where", ["inside", "outside"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("method", "include"), [("eggroll", ()), ("lozo", ()), ("fzoo", VECTORS)], ids=["eggroll", "lozo", "vectors"]
-)
-def test_values_are_those_of_points_one_after_the_other(
-    method: str, include: tuple[str, ...], kind: str, where: str
-) -> None:
+@pytest.mark.parametrize(("what", "kind", "where"), cases())
+def test_values_are_those_of_points_one_after_the_other(what: str, kind: str, where: str) -> None:
+    method, include = TRAINED[what]
     model = model_of(kind)
     loss = loss_of(model, kind, where)
     names = [name for name, _ in model.named_parameters()]
@@ -123,7 +130,7 @@ def test_every_method_has_the_estimate_that_it_has_elsewhere(method: str) -> Non
     assert got.scalars == pytest.approx(want.scalars, rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "llama", *(pytest.param(k, marks=pytest.mark.slow) for k in ("gpt2", "t5"))])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 3e-3)], ids=["bf16", "fp16"])
 def test_16_bit_losses_are_those_of_moved_weights_within_their_rounding(
     kind: str, dtype: torch.dtype, tolerance: float

@@ -6,7 +6,7 @@ population is of full rank, while a member is ``rank (rows + columns)`` numbers.
 Published settings: rank 1, sigma and lr by the task; the population as large as memory allows. State beyond inference:
 none. Forwards a step: 2 q, the population.
 
-Deviations: members are evaluated one after the other, not in one batched forward; antithetic pairs.
+Deviations: antithetic pairs. Members are evaluated one after the other, or with ``placement="batched"`` in one forward.
 """
 
 from __future__ import annotations

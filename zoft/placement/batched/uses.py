@@ -70,6 +70,8 @@ class Uses(TorchFunctionMode):
             wide = wide or is_wide(value)
         if not own:
             result = func(*args, **kwargs)
+            if wide and isinstance(result, torch.Tensor):
+                return mark(result)
             if wide:
                 tree_map_only(torch.Tensor, mark, args[0] if func is torch.Tensor.__setitem__ else result)
             return result
