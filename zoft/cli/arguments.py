@@ -180,7 +180,7 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "packaged:rotten-tomatoes, packaged:imdb, a Hub name, or a local file "
+            "help": "packaged:rotten-tomatoes, packaged:20-newsgroups ..., a Hub name, or a local file "
             "(.jsonl .json .csv .tsv .parquet); of images also packaged:mnist, packaged:fashion-mnist, or a folder of "
             "image files."
         },

@@ -93,7 +93,8 @@ def load_hub(
     except (OSError, ValueError, RuntimeError) as error:  # not found, no network, unknown config, a loading script
         raise DataError(
             f"the data set {name!r} could not be loaded from the Hub: {_one_line(error)}. Without network, "
-            " name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes"
+            "name a local file (.jsonl, .csv, .parquet ...) or packaged:rotten-tomatoes; of images a folder of "
+            "files, or packaged:mnist"
         ) from error
     return _splits(loaded, name, eval_split, _stored if as_stored else _plain)
 
