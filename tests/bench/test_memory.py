@@ -19,6 +19,7 @@ from zoft.bench.step.workload import SHAPES, Workload
 from zoft.cli.bench.memory import main
 from zoft.errors import ConfigError
 from zoft.placement import ring, stream
+from zoft.tasks import label_logits
 from zoft.updates import elementwise
 
 KIB, MIB = 2**10, 2**20
@@ -33,6 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "_CPU_RING_BYTES", 16 * KIB)
     monkeypatch.setattr(stream, "_CPU_BLOCK_BYTES", 40 * KIB)
     monkeypatch.setattr(elementwise, "_BLOCK", 2**11)
+    monkeypatch.setattr(label_logits, "ROWS", 24)
 
 
 # --- following tensors ---------------------------------------------------------------------------------

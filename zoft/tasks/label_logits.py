@@ -186,7 +186,7 @@ class _Replay(AbstractContextManager["_Replay"]):
 
 
 def _same(got: Tensor, want: Tensor, tolerance: float) -> bool:
-    return bool(torch.allclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True))
+    return bool(torch.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True).all())
 
 
 def output_layer(base: PreTrainedModel) -> nn.Module:
