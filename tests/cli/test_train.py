@@ -222,7 +222,7 @@ def _kill_and_compare(recipe: str, tmp_path: Path, variant: str, kills: int, see
     assert after[0] == after[1]
 
 
-@pytest.mark.parametrize("variant", ["accumulated", "snapshots"])
+@pytest.mark.parametrize("variant", [pytest.param("accumulated", marks=pytest.mark.slow), "snapshots"])
 def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(
     variant: str, recipe: str, tmp_path: Path
 ) -> None:

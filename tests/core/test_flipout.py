@@ -157,7 +157,9 @@ def test_directions_of_examples_have_one_noise_and_signs_of_their_own() -> None:
     assert (products - torch.eye(8)).abs().max() < 0.15
 
 
-@pytest.mark.parametrize("method", ["mezo", "momentum", "adam", "sign"])
+@pytest.mark.parametrize(
+    "method", ["mezo", *(pytest.param(m, marks=pytest.mark.slow) for m in ("momentum", "adam", "sign"))]
+)
 def test_methods_that_average_learn_from_examples_with_directions_of_their_own(method: str, tmp_path: Path) -> None:
     lr = {"mezo": 1e-2, "momentum": 1e-3, "adam": 1e-2, "sign": 3e-3}[method]
     model, base = (make("llama")[0].eval() for _ in range(2))

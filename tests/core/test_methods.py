@@ -337,7 +337,9 @@ def test_logistic_regression_is_learned(name: str) -> None:
     assert final < 0.35 < np.log(2) and right > 0.9, (final, float(right))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, id="fp32", marks=pytest.mark.slow), pytest.param(torch.bfloat16, id="bf16")]
+)
 @pytest.mark.parametrize("name", methods())
 def test_a_tiny_llama_memorises(name: str, dtype: torch.dtype) -> None:
     model, loss = make("llama", dtype)
