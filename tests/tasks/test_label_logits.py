@@ -204,6 +204,24 @@ def test_a_step_in_portions_is_one_of_whole_logits(method: str, monkeypatch: pyt
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-5)
 
 
+def test_points_side_by_side_pass_the_body_once_and_lose_nothing(portions: None) -> None:
+    """Placement ``batched`` hands each point its rows of what the body returns, and portions repeat these."""
+    records, rows = [], []
+    for placement in ("snapshot", "batched"):
+        model, batch = make("llama"), conversations()
+        config = zoft.ZOConfig(method="fzoo", num_queries=3, include=("*norm*",), placement=placement)
+        optimizer = zoft.ZOOptimizer(model, lr=1e-2, config=config)
+        for step in range(2):  # the first one proves that both do as they should
+            if step:
+                block = next(m for m in model.modules() if type(m).__name__ == "LlamaDecoderLayer")
+                block.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+            optimizer.step(lambda model=model, batch=batch: conversation_losses(model, batch).mean())  # type: ignore[misc]
+        assert optimizer.last_record is not None
+        records.append([optimizer.last_record.loss, *optimizer.last_record.scalars])
+    assert rows == [ROWS] * 4 + [ROWS * 4]
+    torch.testing.assert_close(records[0], records[1], rtol=1e-3, atol=1e-5)
+
+
 # --- and they never stand whole ------------------------------------------------------------------------
 
 
