@@ -21,7 +21,6 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from zoft.errors import PlacementError, ZoftWarning
@@ -29,6 +28,7 @@ from zoft.interrupts import uninterrupted
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
 from zoft.placement.evaluated import single
+from zoft.placement.wrapping import watched_forwards
 from zoft.types import LossFn
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -174,11 +174,11 @@ class _Seen:
         seen: set[nn.Module] = set()
         depth = 0
 
-        def enter(module: nn.Module, args: object) -> None:
+        def enter(module: nn.Module) -> None:
             nonlocal depth
             depth += 1
 
-        def leave(module: nn.Module, args: object, output: object) -> None:
+        def leave(module: nn.Module, output: object) -> None:
             nonlocal depth
             depth -= 1
             if depth == 0 and module not in seen:
@@ -187,13 +187,9 @@ class _Seen:
                 floats = [leaf for leaf in leaves if leaf.is_floating_point()]
                 norms.extend(float(torch.linalg.vector_norm(leaf, dtype=torch.float64)) for leaf in floats)
 
-        # Around all modules, for a loss may call a wrapper around the model, or a part of it.
-        before, after = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
-        try:
-            return cls(float(single(loss_fn())), tuple(norms))
-        finally:
-            before.remove()
-            after.remove()
+        with watched_forwards(enter, leave):
+            loss = float(single(loss_fn()))
+        return cls(loss, tuple(norms))
 
     def is_like(self, other: _Seen, tolerance: float) -> bool:
         """Whether the other evaluation shows the same, up to rounding."""

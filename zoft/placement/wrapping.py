@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from zoft.errors import ConfigError
 from zoft.parameters import Trainable
@@ -46,6 +47,23 @@ def require_whole(trainables: Sequence[Trainable], what: str, otherwise: str) ->
             raise ConfigError(
                 f"{what} needs whole weights in memory, and {trainable.name} is sharded or offloaded. {otherwise}"
             )
+
+
+@contextmanager
+def watched_forwards(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Watch the forwards of all modules there are, for a loss may call a wrapper around the model, or a part of it.
+
+    Args:
+        enter: Called before each, with the module.
+        leave: Called after each, also after an exception, with the module and what it returned.
+    """
+    before = register_module_forward_pre_hook(lambda module, args: enter(module))
+    after = register_module_forward_hook(lambda module, args, output: leave(module, output), always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
 
 
 @contextmanager

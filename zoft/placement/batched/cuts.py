@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from zoft.errors import PlacementError
+from zoft.placement.wrapping import watched_forwards
 from zoft.types import LossFn
 
 
@@ -96,10 +96,10 @@ def _watch(owners: Collection[nn.Module], loss_fn: LossFn) -> _Call:
     whole = _Call(None)
     running = [whole]
 
-    def enter(module: nn.Module, args: object) -> None:
+    def enter(module: nn.Module) -> None:
         running.append(_Call(module, owns=module in owners))
 
-    def leave(module: nn.Module, args: object, output: object) -> None:
+    def leave(module: nn.Module, output: object) -> None:
         call = running.pop()
         call.leaves = call.leaves or 1
         running[-1].leaves += call.leaves
@@ -107,13 +107,8 @@ def _watch(owners: Collection[nn.Module], loss_fn: LossFn) -> _Call:
             call.width = _width(output)
             running[-1].inner.append(call)
 
-    # Around all modules, for a loss may call a wrapper around the model, or a part of it.
-    before, after = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
-    try:
+    with watched_forwards(enter, leave):
         loss_fn()
-    finally:
-        before.remove()
-        after.remove()
     return whole
 
 
