@@ -70,10 +70,20 @@ class ParsedArguments:
 
 
 @contextmanager
-def user_errors(prog: str) -> Iterator[None]:
-    """Turn zoft's own errors into one line on stderr and an exit code: 2 for what the user asked, else 1."""
+def user_errors(prog: str, *, interrupted: str | None = None) -> Iterator[None]:
+    """Turn zoft's own errors into one line on stderr and an exit code: 2 for what the user asked, else 1.
+
+    Args:
+        prog: The command's name.
+        interrupted: What to say after Ctrl-C, with exit code 130; None leaves that to the caller.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        if interrupted is None:
+            raise
+        print(f"\n{prog}: {interrupted}", file=sys.stderr)
+        raise SystemExit(130) from None
     except ZoftError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, (ConfigError, DataError, AssetError)) else 1) from None

@@ -87,13 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "a linear probe; before and after fine-tuning.",
         groups=(*TRAIN_GROUPS, EvaluationArguments),
     )
-    with user_errors(PROG):
-        try:
-            run(parsed)
-            leave_together()
-        except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted; nothing was written.", file=sys.stderr)
-            raise SystemExit(130) from None
+    with user_errors(PROG, interrupted="interrupted; nothing was written."):
+        run(parsed)
+        leave_together()
 
 
 def run(parsed: ParsedArguments) -> dict[str, Any]:

@@ -63,12 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Or say where two runs part: {PROG} --diff A B.",
         groups=(*TRAIN_GROUPS, ReplayArguments),
     )
-    with user_errors(PROG):
-        try:
-            run(parsed)
-        except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted. The run's files are as they were.", file=sys.stderr)
-            raise SystemExit(130) from None
+    with user_errors(PROG, interrupted="interrupted. The run's files are as they were."):
+        run(parsed)
 
 
 def run_diff(argv: Sequence[str]) -> NoReturn:

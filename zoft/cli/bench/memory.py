@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoft.cli.bench.training_ways import TrainingWays
 from zoft.cli.config import parse_cli, user_errors
 from zoft.errors import ConfigError
 
@@ -20,32 +21,16 @@ PROG = "zoft-bench memory"
 
 @dataclass
 class MemoryArguments:
-    """What is predicted, and for what memory."""
+    """For what memory it is predicted, and where the figures go."""
 
     _argument_group_name = "memory"
 
-    model: str = field(
-        default="packaged:smollm2-135m-instruct",
-        metadata={
-            "help": "A packaged model, a folder, a Hub id, or shape:NAME (shape:opt-13b); only its config is read."
-        },
-    )
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
-    batch_size: int = field(default=16, metadata={"help": "Rows of the batch."})
-    length: int = field(default=64, metadata={"help": "Tokens of each row."})
-    loss: str = field(
-        default="label", metadata={"help": "label: one-token options after each row; lm: the loss of all tokens."}
-    )
-    contenders: list[str] | None = field(
-        default=None, metadata={"help": "Ways of training, named as for zoft-bench step: mezo:stream, lora/adamw."}
-    )
     memory: str | None = field(
         default=None, metadata={"help": "What there is, such as 24GiB: say what fits, and the largest batch that does."}
     )
     measure: bool = field(
         default=False, metadata={"help": "Also load the model, take two steps, and measure, in a process for each."}
     )
-    device: str | None = field(default=None, metadata={"help": "Default: cuda if there is one, else cpu."})
     output_file: str | None = field(default=None, metadata={"help": "JSON file for the figures, in bytes."})
 
 
@@ -55,42 +40,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv[1:] if argv is None else argv,
         prog=PROG,
         description="Predict the peak memory of ways of training from the model's configuration alone.",
-        groups=(MemoryArguments,),
+        groups=(TrainingWays, MemoryArguments),
         training=False,
     )
-    with user_errors(PROG):
-        try:
-            run(parsed.get(MemoryArguments))
-        except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted.", file=sys.stderr)
-            raise SystemExit(130) from None
+    with user_errors(PROG, interrupted="interrupted."):
+        run(parsed.get(TrainingWays), parsed.get(MemoryArguments))
 
 
-def run(options: MemoryArguments) -> None:
+def run(training: TrainingWays, options: MemoryArguments) -> None:
     """Predict for the contenders one after the other, print the table, and write the file that was asked for.
 
     Raises:
         ConfigError: An option is unknown or out of range, or the model has no configuration.
     """
-    import torch
-
     from zoft.bench.memory.fitting import size_in_bytes
     from zoft.bench.memory.predicted import predict
-    from zoft.bench.step.contenders import DEFAULT, contender
-    from zoft.bench.step.workload import Workload
     from zoft.reporting.memory import MIB, markdown
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    workload = Workload(options.model, options.dtype, options.batch_size, options.length, options.loss, device)
+    workload, names = training.workload(), training.names()
     limit = None if options.memory is None else size_in_bytes(options.memory)
-    names = options.contenders or list(DEFAULT)
-    for name in names:
-        contender(name)
     inference = predict(workload, "forward").total
     results = [_result(workload, name, limit, options.measure) for name in names]
     print(
         f"{workload.model}, {workload.dtype}, {workload.batch_size} x {workload.length} tokens, loss {workload.loss}, "
-        f"{device}; plain inference takes {inference / MIB:.0f} MiB"
+        f"{workload.device}; plain inference takes {inference / MIB:.0f} MiB"
         f"{'' if options.memory is None else f'; there are {options.memory}'}\n"
     )
     print(markdown(results, inference), flush=True)

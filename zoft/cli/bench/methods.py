@@ -64,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         groups=(Suite, BenchArguments),
         training=False,
     )
-    with user_errors(PROG):
-        try:
-            run(parsed.get(Suite), parsed.get(BenchArguments))
-        except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted. Finished runs are kept; the same command goes on.", file=sys.stderr)
-            raise SystemExit(130) from None
+    with user_errors(PROG, interrupted="interrupted. Finished runs are kept; the same command goes on."):
+        run(parsed.get(Suite), parsed.get(BenchArguments))
 
 
 def run(suite: Suite, options: BenchArguments) -> None:

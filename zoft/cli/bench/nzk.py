@@ -62,12 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         groups=(NzkArguments,),
         training=False,
     )
-    with user_errors(PROG):
-        try:
-            run(parsed.get(NzkArguments))
-        except KeyboardInterrupt:
-            print(f"\n{PROG}: interrupted. Finished experiments are in results.json.", file=sys.stderr)
-            raise SystemExit(130) from None
+    with user_errors(PROG, interrupted="interrupted. Finished experiments are in results.json."):
+        run(parsed.get(NzkArguments))
 
 
 def run(options: NzkArguments) -> None:
