@@ -165,6 +165,21 @@ def test_a_random_layer_is_warned_of_and_what_helps_is_named(assets: Path, tmp_p
         run_of("bert", assets, tmp_path / "again", "--model_name_or_path", str(tmp_path / "adamw"))
 
 
+def test_a_layer_of_as_many_other_classes_is_warned_of(assets: Path, tmp_path: Path) -> None:
+    run_of("bert", assets, tmp_path / "first", "--zo_method", "adamw")
+    renamed = tmp_path / "renamed.jsonl"
+    rows = map(json.loads, (assets / "rows.jsonl").read_text().splitlines())
+    renamed.write_text("".join(json.dumps({**row, "label": f"the {row['label']}"}) + "\n" for row in rows))
+    again = ["--model_name_or_path", str(tmp_path / "first"), "--dataset", str(renamed)]
+    with pytest.warns(ZoftWarning, match="tells .*sport.* apart, .* the sport.* --linear_probe_first"):
+        run_of("bert", assets, tmp_path / "again", *again)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ZoftWarning)
+        warnings.filterwarnings("ignore", "the data", ZoftWarning)
+        run_of("bert", assets, tmp_path / "probed", *again, *PROBED)
+        run_of("bert", assets, tmp_path / "by gradients", *again, "--zo_method", "adamw")
+
+
 # --- runs -----------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from zoft.evaluation.last_layer import last_layer, probe_last_layer
 from zoft.evaluation.probing import fit_probe
 from zoft.tasks.class_encoding import ClassEncoder, ImageEncoder, TextEncoder
 from zoft.tasks.class_scoring import class_logits, class_losses
-from zoft.tasks.classes import ClassTask, find_labels, in_order_of_model
+from zoft.tasks.classes import ClassTask, find_labels, in_order_of_model, names_other_classes
 from zoft.tasks.files import load_rows
 from zoft.tasks.image_rows import DIGEST, ImageReader
 from zoft.tasks.places import Place, Row
@@ -98,6 +98,7 @@ def test_what_is_no_class_is_refused_by_its_row(labels: list[Any], message: str)
 def test_a_model_that_knows_the_classes_keeps_its_order(labels: Any, names: Any, expected: Any) -> None:
     assert in_order_of_model(labels, names) == expected
     assert in_order_of_model(expected[0], expected[1]) == expected, "what was loaded so is read so"
+    assert names_other_classes(labels, names) == (names == ("c", "d"))
 
 
 # --- losses and scores ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from zoft.errors import ConfigError, ZoftWarning
 from zoft.problems.classes import class_problem
 from zoft.problems.problem import Problem
 from zoft.tasks.class_encoding import ClassEncoder
-from zoft.tasks.classes import ClassTask, in_order_of_model
+from zoft.tasks.classes import ClassTask, in_order_of_model, names_other_classes
 from zoft.tasks.data import Load, Prepare, Splits, load_splits, permute_labels
 from zoft.tasks.files import load_source
 from zoft.tasks.rows import Columns, label_key
@@ -163,7 +163,7 @@ def load_classifier(
             raise ConfigError(f"{name!r} could not be loaded for task {data.task}: {error}") from error
         finish(model, processor)
         fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-        _warn_of_random_layers(parsed, name, fresh)
+        _warn_of_layers(parsed, name, fresh, labels, _names(config))
         adapter = parsed.get(AdapterArguments)
         if adapter.use_peft:
             model = _with_adapter(model, adapter)
@@ -174,16 +174,33 @@ def _names(config: Any) -> tuple[str, ...]:
     return tuple(str(config.id2label[place]) for place in sorted(config.id2label))
 
 
-def _warn_of_random_layers(parsed: ParsedArguments, name: str, fresh: Sequence[str]) -> None:
+def _warn_of_layers(
+    parsed: ParsedArguments, name: str, fresh: Sequence[str], labels: Sequence[str], names: Sequence[str]
+) -> None:
+    """Warn of a layer for the classes from which forward passes do not get far."""
     by_gradients = parsed.get(ZOArguments).zo_method in OPTIMIZERS
-    if fresh and not by_gradients and not parsed.get(RunArguments).linear_probe_first:
+    if by_gradients or parsed.get(RunArguments).linear_probe_first:
+        return
+    if fresh:
         warnings.warn(
-            f"{name} does not hold {', '.join(fresh[:3])}{', ...' if len(fresh) > 3 else ''}: the layer for the "
+            f"{name} does not hold {_listed(fresh)}: the layer for the "
             "classes starts out random, and from there forward passes teach little. Add --linear_probe_first, which "
             "fits it to the training rows first",
             ZoftWarning,
             stacklevel=4,
         )
+    elif names_other_classes(labels, names):
+        warnings.warn(
+            f"{name} tells {_listed(names)} apart, and the rows' classes are {_listed(labels)}: its layer is taken for "
+            "them as it is, in this order. If they are the same classes, give the rows the model's names; if not, add "
+            "--linear_probe_first, which fits the layer to the training rows first",
+            ZoftWarning,
+            stacklevel=4,
+        )
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterArguments) -> Any:

@@ -10,7 +10,7 @@ from zoft.errors import DataError, did_you_mean
 from zoft.tasks.places import Row
 from zoft.tasks.rows import Columns, label_key, names_of
 
-__all__ = ["ClassTask", "find_labels", "in_order_of_model"]
+__all__ = ["ClassTask", "find_labels", "in_order_of_model", "names_other_classes"]
 
 _FEW = 10  # values that are classes, however few rows there are
 
@@ -91,9 +91,24 @@ def in_order_of_model(labels: Sequence[str], names: Sequence[str]) -> tuple[tupl
         names: What the model calls its outputs; what it made up itself (``LABEL_0``) does not count.
     """
     places = tuple(map(str, range(len(labels))))
-    if len(names) != len(labels) or all(name == f"LABEL_{place}" for place, name in zip(places, names, strict=True)):
+    if not _are_telling(labels, names):
         return tuple(labels), tuple(labels)
     by_name = {label.casefold(): label for label in labels}
     if {name.casefold() for name in names} == by_name.keys():
         return tuple(by_name[name.casefold()] for name in names), tuple(names)
     return tuple(labels), tuple(names) if tuple(labels) == places else tuple(labels)
+
+
+def names_other_classes(labels: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether a model has an output for each label, but was trained on classes of other names.
+
+    Args:
+        labels: The data's labels.
+        names: What the model calls its outputs.
+    """
+    return _are_telling(labels, names) and in_order_of_model(labels, names)[1] != tuple(names)
+
+
+def _are_telling(labels: Sequence[str], names: Sequence[str]) -> bool:
+    made_up = [f"LABEL_{place}" for place in range(len(names))]
+    return len(names) == len(labels) and list(names) != made_up
