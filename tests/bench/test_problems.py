@@ -162,9 +162,16 @@ def test_names_choose_what_is_trained(bert: str, reviews: dict[str, str]) -> Non
         build(kind="encoder", model=bert, train="*Lora*", train_rows=60, eval_rows=14, **reviews)
 
 
+MASKED = {"template": "{text} and that is [MASK]"}
+
+
 @pytest.mark.parametrize("train", ["full", "lora"])
-def test_a_prompted_model_runs_through_the_same_protocol(train: str, llama: str, reviews: dict[str, str]) -> None:
-    task = {"kind": "prompted", "model": llama, "train": train, "train_rows": 60, "eval_rows": 14, **reviews}
+@pytest.mark.parametrize(("model", "prompt"), [("llama", {}), ("bert", MASKED)])
+def test_a_prompted_model_runs_through_the_same_protocol(
+    train: str, model: str, prompt: dict[str, str], request: pytest.FixtureRequest, reviews: dict[str, str]
+) -> None:
+    name = request.getfixturevalue(model)
+    task = {"kind": "prompted", "model": name, "train": train, "train_rows": 60, "eval_rows": 14, **reviews, **prompt}
     made = suite(problems={"prompted": task}, methods=["mezo", "fo_adamw"], zo_placement="auto")
     for method in made.method_names:
         result = execute(made.run("prompted", method, 1e-2, 0, "final"))

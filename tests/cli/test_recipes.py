@@ -18,6 +18,7 @@ from zoft.cli.train import main
 from zoft.evaluation.rewards import RewardFunctions
 from zoft.log_file import ReplayLog
 from zoft.recipe import read_recipe
+from zoft.tasks.template import MASK
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 TEXTS = ("sentence", "passage")  # of the tasks that recipes name
@@ -28,11 +29,14 @@ every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("model"))
-    make_model("llama").save_pretrained(folder)
-    with_template(tokenizer_for("causal")).save_pretrained(folder)
-    return folder
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By what they are: a causal one that has a template for chats, and a masked one."""
+    folders = {kind: str(tmp_path_factory.mktemp(kind)) for kind in ("causal", "masked")}
+    make_model("llama").save_pretrained(folders["causal"])
+    with_template(tokenizer_for("causal")).save_pretrained(folders["causal"])
+    make_model("roberta").save_pretrained(folders["masked"])
+    tokenizer_for("masked").save_pretrained(folders["masked"])
+    return folders
 
 
 def rows_of(task: str, file: Path) -> str:
@@ -49,13 +53,15 @@ def rows_of(task: str, file: Path) -> str:
 @pytest.mark.filterwarnings("ignore:the data:zoft.errors.ZoftWarning")  # so few rows have all one label
 @every_recipe
 def test_a_recipe_runs_as_it_is_but_for_its_size(
-    recipe: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recipe.parents[1])  # recipes name their own data from there
     settings = read_recipe(recipe)
     task = settings.get("task")
     if task in BODIES:
         model = save_body(BODIES[task], tmp_path / "model")
+    else:
+        model = models["masked" if MASK in settings.get("template", "") else "causal"]
     flags = ["--model_name_or_path", model, "--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
     flags += ["--max_train_samples", "40", "--max_eval_samples", "4", "--max_length", "160"]
     flags += ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]

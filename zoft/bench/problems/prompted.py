@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from zoft.bench.problems.classification import Classification, Split, flip_labels
 from zoft.bench.problems.reviews import load_reviews
@@ -17,6 +17,7 @@ from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.encoding import EncodedPrompts, PromptedCollator, PromptEncoder
 from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.scoring import option_scores
+from zoft.tasks.template import MASK
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,7 +27,7 @@ class Prompted:
     """Options of a prompted problem.
 
     Attributes:
-        model: A causal language model, as ``zoft-train`` names it.
+        model: A causal language model, or with ``[MASK]`` in the template a masked one, as ``zoft-train`` names it.
         train: ``full``, ``lora`` or a pattern of parameter names.
         dtype: Of the weights: float32, bfloat16 or float16.
         template: The prompt around ``{text}``.
@@ -62,7 +63,8 @@ class Prompted:
     def build(self, seed: int, device: torch.device) -> Classification:
         """See :class:`zoft.bench.problems.Task`."""
         folder = str(resolve_model(self.model)) if is_packaged(self.model) else self.model
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.dtype])
+        loader = AutoModelForMaskedLM if MASK in self.template else AutoModelForCausalLM
+        loaded = loader.from_pretrained(folder, dtype=DTYPES[self.dtype])
         model = select_trained(loaded, self.train, seed).to(device)
         encoded, collator = _encode(self, folder)
         splits = {}
