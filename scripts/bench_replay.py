@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import zoft
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.log_file import ReplayLog
 from zoft.replay_log import check_base, engine_of, roll_forward

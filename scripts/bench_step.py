@@ -29,7 +29,7 @@ from torch import nn
 
 import zoft
 from zoft.bench.step.contenders import contender
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.tasks.data import load_splits
 from zoft.tasks.encoding import PromptEncoder

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.cli.runs import STEPS
 from zoft.cli import adapters
-from zoft.cli.arguments import AdapterArguments, ModelArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.config import parse_arguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.cli.replay import main as replay

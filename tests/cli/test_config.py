@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, RunArguments, ZOArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.zeroth_order import ZOArguments
 from zoft.cli.config import dump_resolved, parse_arguments, parse_cli
 from zoft.errors import ConfigError
 from zoft.recipe import format_recipe, read_recipe

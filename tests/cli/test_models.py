@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from zoft.cli.arguments import AdapterArguments, ModelArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.errors import AssetError, ConfigError, ZoftWarning
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 
-from zoft.cli.arguments import AdapterArguments, ModelArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.models import load_model_and_tokenizer
 from zoft.cli.replay import main as replay
 from zoft.cli.train import main as train

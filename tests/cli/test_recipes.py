@@ -12,8 +12,8 @@ from tests.tasks.architectures import make_model, tokenizer_for
 from tests.tasks.chats import with_template
 from tests.tasks.classifiers import save_body, write_images
 from tests.tasks.library_rows import CASES
-from zoft.cli.arguments import IMAGES
-from zoft.cli.arguments import TEXTS as TEXT_CLASSES
+from zoft.cli.arguments.tasks import IMAGES
+from zoft.cli.arguments.tasks import TEXTS as TEXT_CLASSES
 from zoft.cli.train import main
 from zoft.evaluation.rewards import RewardFunctions
 from zoft.log_file import ReplayLog

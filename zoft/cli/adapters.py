@@ -27,7 +27,7 @@ from peft import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zoft.cli.arguments import ADAPTER_OPTIONS, AdapterArguments
+from zoft.cli.arguments.adapter import ADAPTER_OPTIONS, AdapterArguments
 from zoft.errors import ConfigError, ZoftWarning, did_you_mean
 from zoft.tasks.task import ModelKind
 

@@ -11,15 +11,13 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 
 from zoft.cli.approaches.first_order import OPTIMIZERS
-from zoft.cli.arguments import (
-    AdapterArguments,
-    DataArguments,
-    ModelArguments,
-    ObjectiveArguments,
-    PrivacyArguments,
-    RunArguments,
-    ZOArguments,
-)
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.objective import ObjectiveArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.zeroth_order import ZOArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.sources import device_map_of, dtype_of, source_of, told_what_to_name
 from zoft.errors import ConfigError, ZoftWarning

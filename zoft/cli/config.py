@@ -18,15 +18,13 @@ from typing import Any, NoReturn, TypeVar
 
 from transformers import HfArgumentParser
 
-from zoft.cli.arguments import (
-    AdapterArguments,
-    DataArguments,
-    ModelArguments,
-    ObjectiveArguments,
-    PrivacyArguments,
-    RunArguments,
-    ZOArguments,
-)
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.objective import ObjectiveArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.zeroth_order import ZOArguments
 from zoft.errors import AssetError, ConfigError, DataError, ZoftError, did_you_mean
 from zoft.recipe import format_recipe, read_recipe
 

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, PrivacyArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.processes import leave_together
 from zoft.cli.report import write_file

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import IMAGES, DataArguments, ModelArguments, RunArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.tasks import IMAGES
 from zoft.cli.config import ParsedArguments
 
 if TYPE_CHECKING:

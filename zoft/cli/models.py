@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from zoft.cli.arguments import AdapterArguments, ModelArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.quantised import quantization
 from zoft.cli.sources import device_map_of, dtype_of, source_of, told_what_to_name
 from zoft.errors import ConfigError, ZoftWarning

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.errors import ConfigError
 
 __all__ = ["quantization"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from zoft.cli.arguments import ModelArguments
+from zoft.cli.arguments.model import ModelArguments
 from zoft.errors import ConfigError
 from zoft.tasks.assets import is_packaged, resolve_model
 

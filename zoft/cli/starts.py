@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import AdapterArguments, RunArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.run import RunArguments
 from zoft.cli.config import ParsedArguments
 from zoft.log_file import LOG_NAME, free_name
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from zoft.cli.arguments import DataArguments, PrivacyArguments, RunArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
+from zoft.cli.arguments.run import RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.cli.keep import keep
 from zoft.cli.processes import leave_together

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoft.errors import ConfigError
 from zoft.evaluation.options import scores_of_options
-from zoft.tasks.encoding import EncodedPrompts, Example, PromptEncoder
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+from zoft.tasks.prompt_batches import Example
 from zoft.tasks.rows import Columns
 from zoft.tasks.task import Task, TrainsOn
 from zoft.tasks.template import Parts, fill_parts, named_columns

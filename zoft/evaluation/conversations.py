@@ -16,7 +16,7 @@ from zoft.evaluation.batches import over_batches
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConversations
 from zoft.tasks.conversations import said
-from zoft.tasks.encoding import PromptedCollator
+from zoft.tasks.prompt_batches import PromptedCollator
 from zoft.tasks.scoring import NO_TOKEN, language_model
 from zoft.tasks.token_scoring import token_scores
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from zoft.errors import ConfigError
 from zoft.tasks.answers import AnswerTask
-from zoft.tasks.encoding import UNLIMITED, EncodedPrompts, Example, PromptEncoder
+from zoft.tasks.encoding import UNLIMITED, EncodedPrompts, PromptEncoder
+from zoft.tasks.prompt_batches import Example
 from zoft.tasks.rows import Columns
 from zoft.tasks.scoring import language_model
 

@@ -43,7 +43,7 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Args:
         model: A language model of transformers (causal, masked, or with an encoder and a decoder), bare or wrapped
             (PEFT, DistributedDataParallel).
-        batch: What `zoft.tasks.encoding.PromptedCollator` returns; it is not changed.
+        batch: What `zoft.tasks.prompt_batches.PromptedCollator` returns; it is not changed.
 
     Returns:
         Scores; -inf stands where an example has fewer options than others.

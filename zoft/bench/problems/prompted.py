@@ -14,7 +14,8 @@ from zoft.bench.problems.reviews import load_reviews
 from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_choice, check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
-from zoft.tasks.encoding import EncodedPrompts, PromptedCollator, PromptEncoder
+from zoft.tasks.encoding import EncodedPrompts, PromptEncoder
+from zoft.tasks.prompt_batches import PromptedCollator
 from zoft.tasks.prompted import PromptedTask
 from zoft.tasks.scoring import option_scores
 from zoft.tasks.template import MASK

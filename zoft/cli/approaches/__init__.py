@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zoft.cli.arguments import ZOArguments
+from zoft.cli.arguments.zeroth_order import ZOArguments
 
 if TYPE_CHECKING:
     from zoft.cli.config import ParsedArguments

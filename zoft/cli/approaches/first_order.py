@@ -8,7 +8,9 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import PrivacyArguments, RunArguments, ZOArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.zeroth_order import ZOArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.starts import begin
 from zoft.errors import ConfigError

@@ -10,7 +10,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from zoft.cli.arguments import IMAGES, SFT, TEXTS, DataArguments, ObjectiveArguments, RunArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.objective import ObjectiveArguments
+from zoft.cli.arguments.run import RunArguments
+from zoft.cli.arguments.tasks import IMAGES, SFT, TEXTS
 from zoft.errors import ConfigError
 
 if TYPE_CHECKING:

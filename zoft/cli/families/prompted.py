@@ -8,7 +8,11 @@ from typing import Any, cast
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ModelArguments, ObjectiveArguments, PrivacyArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.model import ModelArguments
+from zoft.cli.arguments.objective import ObjectiveArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.models import load_model_and_tokenizer, model_kind, planned_kind
 from zoft.errors import ConfigError

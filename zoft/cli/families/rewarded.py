@@ -7,7 +7,10 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from zoft.cli.arguments import AdapterArguments, DataArguments, ObjectiveArguments, PrivacyArguments
+from zoft.cli.arguments.adapter import AdapterArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.objective import ObjectiveArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import ParsedArguments
 from zoft.cli.families.prompted import load_for, load_rows_of, spec_of
 from zoft.cli.models import model_kind

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from zoft.cli.arguments import DataArguments
+from zoft.cli.arguments.data import DataArguments
 from zoft.cli.classifiers import build_problem, load_classifier, read_rows, task_of
 from zoft.cli.config import ParsedArguments
 from zoft.errors import ConfigError

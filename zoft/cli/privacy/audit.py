@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from zoft.cli.arguments import PrivacyArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.privacy.plan import PlanArguments, make_plan
 from zoft.cli.report import open_runs, write_file

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zoft.cli.arguments import DataArguments, PrivacyArguments
+from zoft.cli.arguments.data import DataArguments
+from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.errors import ConfigError
 
