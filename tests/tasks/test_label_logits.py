@@ -16,7 +16,8 @@ from zoft.bench.memory.tracker import LiveTensors
 from zoft.errors import ZoftWarning
 from zoft.tasks import label_logits
 from zoft.tasks.label_logits import logits_at, of_logits
-from zoft.tasks.scoring import NO_TOKEN, answer_losses
+from zoft.tasks.option_tokens import NO_TOKEN
+from zoft.tasks.scoring import answer_losses
 from zoft.tasks.token_scoring import conversation_losses, token_scores
 
 VOCABULARY, ROWS, LENGTH = 151, 3, 20

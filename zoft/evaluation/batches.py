@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoft.errors import DataError
+from zoft.tasks.evaluation_mode import evaluation_mode
 
 __all__ = ["EncodedDataset", "over_batches"]
 
@@ -65,22 +66,17 @@ def over_batches(
     starts = range(0, len(order), batch_size)
     processes = PartialState()
     results: list[tuple[int, T]] = []
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
     hidden = None if processes.is_main_process else True
-    try:
-        with torch.no_grad(), tqdm(total=len(order), desc=title, leave=False, disable=hidden) as bar:
-            for first in range(0, len(starts), processes.num_processes):
-                # Where batches run out some process repeats the last: a sharded model needs all of them.
-                mine = first + processes.process_index
-                start = starts[min(mine, len(starts) - 1)]
-                indices = order[start : start + batch_size]
-                batch = collator([dataset[index] for index in indices])
-                made = of_batch(model, {name: tensor.to(target) for name, tensor in batch.items()})
-                if mine < len(starts):
-                    results += zip(indices, made, strict=True)
-                bar.update(len(indices) * processes.num_processes)
-    finally:
-        for module in was_training:
-            module.training = True
+    bar = tqdm(total=len(order), desc=title, leave=False, disable=hidden)
+    with evaluation_mode(model), torch.no_grad(), bar:
+        for first in range(0, len(starts), processes.num_processes):
+            # Where batches run out some process repeats the last: a sharded model needs all of them.
+            mine = first + processes.process_index
+            start = starts[min(mine, len(starts) - 1)]
+            indices = order[start : start + batch_size]
+            batch = collator([dataset[index] for index in indices])
+            made = of_batch(model, {name: tensor.to(target) for name, tensor in batch.items()})
+            if mine < len(starts):
+                results += zip(indices, made, strict=True)
+            bar.update(len(indices) * processes.num_processes)
     return [result for _, result in sorted(gather_object(results), key=lambda pair: pair[0])]

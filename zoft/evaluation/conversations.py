@@ -16,8 +16,9 @@ from zoft.evaluation.batches import over_batches
 from zoft.evaluation.predictions import Evaluation, Prediction
 from zoft.tasks.conversation_encoding import ConversationEncoder, EncodedConversations
 from zoft.tasks.conversations import said
+from zoft.tasks.label_logits import language_model
+from zoft.tasks.option_tokens import NO_TOKEN
 from zoft.tasks.prompt_batches import PromptedCollator
-from zoft.tasks.scoring import NO_TOKEN, language_model
 from zoft.tasks.token_scoring import token_scores
 
 __all__ = ["WRITTEN", "evaluate_conversations"]

@@ -23,6 +23,7 @@ from zoft.evaluation.batches import over_batches
 from zoft.evaluation.probing import check_rows_of_each_class, fit_probe
 from zoft.tasks.class_encoding import ClassEncoder, EncodedClasses
 from zoft.tasks.class_scoring import class_logits
+from zoft.tasks.evaluation_mode import evaluation_mode
 
 __all__ = ["LastLayer", "last_layer", "probe_last_layer"]
 
@@ -112,10 +113,8 @@ def last_layer(model: nn.Module, batch: dict[str, Tensor]) -> LastLayer:
     called: list[nn.Linear] = []
     linear = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     hooks = [module.register_forward_hook(lambda module, _, __: called.append(module)) for module in linear]
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             scores = class_logits(model, batch)
             wide = [module for module in called if module.out_features == scores.shape[1]]
             if wide and _makes(wide[-1], scores, model, batch):
@@ -123,8 +122,6 @@ def last_layer(model: nn.Module, batch: dict[str, Tensor]) -> LastLayer:
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
     raise ConfigError(
         f"linear_probe_first fits the linear layer whose output the scores of a model are, and those of "
         f"{type(model).__name__} are made otherwise; leave it out"

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from zoft.errors import ConfigError, DataError
 from zoft.tasks.conversations import Content, Conversation, Message
 from zoft.tasks.encoding import UNLIMITED
+from zoft.tasks.option_tokens import NO_TOKEN
 from zoft.tasks.places import Row
-from zoft.tasks.scoring import NO_TOKEN
 
 __all__ = ["ConversationCollator", "ConversationEncoder", "ConversationExample", "EncodedConversations"]
 

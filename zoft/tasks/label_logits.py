@@ -24,14 +24,14 @@ from transformers import PreTrainedModel
 from zoft.errors import ConfigError, ZoftWarning
 from zoft.placement.wrapping import Forward, wrapped_forwards
 
-__all__ = ["language_model", "logits_at", "of_logits", "output_layer"]
+__all__ = ["TOLERANCE", "language_model", "logits_at", "of_logits", "output_layer"]
 
 ROWS = 256  # of logits, that are made at a time; noise for an output layer is made anew for each portion
 
 Use = Callable[[Tensor, slice], Tensor]
 """``(logits [R * t, V], which of the T places) -> numbers [R, t, ...]``."""
 
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _replays_rightly: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
@@ -68,7 +68,7 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
                     values.append(use(_two_dimensional(again(), base), part))
     if base not in _replays_rightly:
         want = use(logits_at(model, inputs, positions[:, others[0]]), others[0])
-        _replays_rightly[base] = _same(values[1], want, _TOLERANCE.get(base.dtype, 1e-2))
+        _replays_rightly[base] = _same(values[1], want, TOLERANCE.get(base.dtype, 1e-2))
         if not _replays_rightly[base]:
             warnings.warn(
                 f"{type(base).__name__} does not give the same logits if what comes before its output layer is not run "

@@ -11,7 +11,9 @@ from zoft.errors import ConfigError, ZoftWarning
 from zoft.tasks.task import ModelKind
 from zoft.tasks.template import Parts
 
-__all__ = ["Tokens", "check_label_words", "option_tokens"]
+__all__ = ["NO_TOKEN", "Tokens", "check_label_words", "option_tokens"]
+
+NO_TOKEN = -1  # pads option ids where options differ in length, and examples in their number of options
 
 Tokens = tuple[int, ...]
 

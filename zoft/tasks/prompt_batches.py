@@ -16,8 +16,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from zoft.tasks.option_tokens import Tokens
-from zoft.tasks.scoring import NO_TOKEN
+from zoft.tasks.option_tokens import NO_TOKEN, Tokens
 from zoft.tasks.task import ModelKind
 
 __all__ = ["Example", "PromptedCollator"]

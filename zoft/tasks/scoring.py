@@ -5,34 +5,23 @@ normaliser is the same for all options of an example and cancels in the softmax 
 scores and one row of input an example is enough. After MeZO (https://arxiv.org/abs/2305.17333).
 
 Shapes: B examples, O options, L tokens, T label positions in a row, R rows (B, or one for each option where an option
-has more than one token), H hidden size, V vocabulary.
+has more than one token and the model cannot share prompts), H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from zoft.errors import ConfigError
 from zoft.tasks.label_logits import Use, language_model, of_logits, output_layer
+from zoft.tasks.label_values import label_values
+from zoft.tasks.option_tokens import NO_TOKEN
+from zoft.tasks.shared_prompts import shared_prompts
 
-__all__ = [
-    "NO_TOKEN",
-    "answer_losses",
-    "label_states",
-    "label_values",
-    "language_model",
-    "option_losses",
-    "option_scores",
-]
-
-NO_TOKEN = -1  # pads option ids where options differ in length, and examples in their number of options
+__all__ = ["answer_losses", "label_states", "language_model", "option_losses", "option_scores"]
 
 
 def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -61,15 +50,15 @@ def option_scores(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return logits.float().masked_fill(option_ids == NO_TOKEN, -torch.inf)
     present = (option_ids != NO_TOKEN).any(-1)  # [B, O]
     tokens = option_ids[present]  # [R, T]
-
-    def likely(logits: Tensor, places: slice) -> Tensor:
-        return _log_probabilities(logits, tokens[:, places])
-
-    if "option_positions" in batch:
-        rows = {name: batch[name][present] for name in ("input_ids", "attention_mask", "position_ids")}
-        found = label_values(model, rows, batch["option_positions"][present], likely)
+    if "option_positions" not in batch:
+        found = _decoder_values(model, batch, present, _likely(tokens))
+    elif (shared := shared_prompts(model, batch)) is not None:
+        # All options of an example are in one row.
+        likely = _likely(option_ids.flatten(1))
+        found = label_values(model, shared, shared["option_positions"], likely).view_as(option_ids)[present]
     else:
-        found = _decoder_values(model, batch, present, likely)
+        rows = {name: batch[name][present] for name in ("input_ids", "attention_mask", "position_ids")}
+        found = label_values(model, rows, batch["option_positions"][present], _likely(tokens))
     used = tokens != NO_TOKEN
     scores = torch.full(present.shape, -torch.inf, device=found.device)
     # Not in place: a gradient may be asked for.
@@ -109,19 +98,6 @@ def label_states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return read[0].reshape(batch["option_ids"].shape[0], -1).float()
 
 
-def label_values(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, use: Use) -> Tensor:
-    """Apply a function to the logits at the label positions [R, T] of rows; see `zoft.tasks.label_logits.of_logits`."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    accepted = _argument_names(type(language_model(model)).forward)
-    if _puts_prompt_in_front(model):
-        # PEFT puts its tokens before a row's padding and takes no positions, so padding must not come first.
-        inputs, positions = _padded_on_the_right(inputs, positions)
-    elif "position_ids" in batch and "position_ids" in accepted:
-        inputs["position_ids"] = batch["position_ids"]
-    options = {"use_cache": False} if "use_cache" in accepted else {}
-    return of_logits(model, {**inputs, **options}, positions, use)
-
-
 def _decoder_values(model: nn.Module, batch: Mapping[str, Tensor], present: Tensor, use: Use) -> Tensor:
     """Apply a function to the logits of a decoder that is fed each option after the encoded prompt."""
     base = language_model(model)
@@ -144,32 +120,13 @@ def _decoder_values(model: nn.Module, batch: Mapping[str, Tensor], present: Tens
     return of_logits(model, inputs, everywhere, use)
 
 
+def _likely(tokens: Tensor) -> Use:
+    """Return what takes the log-probabilities of these tokens, one for each place [R, T]."""
+    return lambda logits, places: _log_probabilities(logits, tokens[:, places])
+
+
 def _log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the log-probabilities of tokens: logits [R * t, V], ids [R, t] -> [R, t]; anything where there is none."""
     logits = logits.float()
     chosen = logits.gather(1, ids.reshape(-1, 1).clamp_min(0)).squeeze(1) - logits.logsumexp(1)
     return chosen.view_as(ids)
-
-
-def _puts_prompt_in_front(model: nn.Module) -> bool:
-    """Whether a PEFT adapter around the language model embeds virtual tokens before each row's own."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return False
-        config = getattr(module, "active_peft_config", None)
-        if config is not None:
-            return bool(config.is_prompt_learning and config.peft_type != "PREFIX_TUNING")
-    return False
-
-
-def _padded_on_the_right(inputs: dict[str, Tensor], positions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Roll the padding in front of each row to its end: inputs [R, L], positions [R, T] from the end."""
-    mask = inputs["attention_mask"]
-    shift = mask.argmax(1, keepdim=True)  # [R, 1], the place of the first real token
-    where = (torch.arange(mask.shape[1], device=mask.device) + shift) % mask.shape[1]  # [R, L]
-    return {name: tensor.gather(1, where) for name, tensor in inputs.items()}, positions - shift
-
-
-@cache
-def _argument_names(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)

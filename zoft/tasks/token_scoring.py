@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoft.tasks.scoring import NO_TOKEN, label_values
+from zoft.tasks.label_values import label_values
+from zoft.tasks.option_tokens import NO_TOKEN
 
 __all__ = ["conversation_losses", "token_scores"]
 

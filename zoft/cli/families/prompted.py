@@ -25,6 +25,7 @@ from zoft.tasks.data import Splits, load_splits, permute_labels
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.library import task_spec
 from zoft.tasks.prompted import PromptedTask
+from zoft.tasks.shared_prompts import learn_whether_prompts_are_shared
 from zoft.tasks.spec import TaskSpec
 from zoft.tasks.task import ModelKind, Task
 
@@ -81,7 +82,9 @@ def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     task = _task(parsed)
     metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else
-    return load_for(parsed, task)
+    model, tokenizer = load_for(parsed, task)
+    learn_whether_prompts_are_shared(model)
+    return model, tokenizer
 
 
 def load_for(parsed: ParsedArguments, task: Task) -> tuple[Any, Any]:
