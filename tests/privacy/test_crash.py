@@ -246,7 +246,7 @@ def test_an_earlier_copy_of_the_log_is_refused(tmp_path: Path) -> None:
     earlier = log.read_bytes()
     with pytest.raises(Crash):
         run.opt.step([_crash])
-    run.opt._logged.clear()
+    run.opt._run_log.records.clear()
     state, weights = run.opt.state_dict(), run.model.state_dict()
     assert state["zo"]["charged"] == 2
     run.opt.close_log()

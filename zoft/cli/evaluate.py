@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,8 +15,8 @@ from zoft.cli.arguments.data import DataArguments
 from zoft.cli.arguments.model import ModelArguments
 from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
+from zoft.cli.output_files import check_writable, write_json, write_text
 from zoft.cli.processes import leave_together
-from zoft.cli.report import write_file
 from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME
 
@@ -109,7 +108,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     args, options, data = parsed.get(TrainingArguments), parsed.get(EvaluationArguments), parsed.get(DataArguments)
     _check_privacy(parsed)
     for file in (options.output_file, options.predictions_file):
-        _check_writable(file)
+        check_writable(file)
     if options.run is not None:
         _check_saved(Path(options.run))
     set_seed(args.seed)
@@ -156,9 +155,9 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     }
     if args.process_index == 0:
         if options.output_file is not None:
-            write_file(options.output_file, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+            write_json(options.output_file, found, indent=2, ensure_ascii=False)
         if options.predictions_file is not None:
-            write_file(options.predictions_file, "".join(_lines(results, problem)))
+            write_text(options.predictions_file, "".join(_lines(results, problem)))
     return found
 
 
@@ -184,11 +183,6 @@ def _check_privacy(parsed: ParsedArguments) -> None:
         )
     if exact := [mode for mode in parsed.get(EvaluationArguments).modes if mode != "zero_shot"]:
         raise ConfigError(f"{exact[0]} reads the training rows as they are, and the recipe is private; leave it out")
-
-
-def _check_writable(file: str | None) -> None:
-    if file is not None and not os.access(Path(file).parent, os.W_OK):
-        raise ConfigError(f"{file} cannot be written: there is no folder {str(Path(file).parent)!r} to write into")
 
 
 def _check_saved(run: Path) -> None:

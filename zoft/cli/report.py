@@ -6,13 +6,12 @@ A section is a function that makes a :class:`zoft.reporting.report.Section` of t
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoft.cli.config import user_errors
+from zoft.cli.output_files import write_json, write_text
 from zoft.errors import ConfigError
 from zoft.log_file import LOG_NAME, ReplayLog
 
@@ -110,22 +109,9 @@ def write(
 
     print(report.markdown(sections), flush=True)
     if json_file is not None:
-        write_file(json_file, json.dumps(report.data(sections), indent=1) + "\n")
+        write_json(json_file, report.data(sections))
     if html_file is not None:
-        write_file(html_file, report.html(sections, title))
-
-
-def write_file(name: str, text: str) -> None:
-    """Write a file that the user named, and say so on stderr.
-
-    Raises:
-        ConfigError: If it cannot be written.
-    """
-    try:
-        Path(name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be written: {error.strerror}.") from None
-    print(f"wrote {name}", file=sys.stderr)
+        write_text(html_file, report.html(sections, title))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.arguments.run import RunArguments
 from zoft.cli.config import ParsedArguments, dump_resolved, parse_cli, user_errors
 from zoft.cli.keep import keep
+from zoft.cli.output_files import writing
 from zoft.cli.processes import leave_together
-from zoft.errors import ConfigError, ZoftWarning
+from zoft.errors import ZoftWarning
 from zoft.locked_file import check_free
 from zoft.log_file import LOG_NAME
 
@@ -141,13 +142,11 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
 
 def _claim(output_dir: Path) -> None:
     """Make the folder, and refuse one that cannot be written or is being written, before minutes have been spent."""
-    try:
+    with writing(f"output_dir {str(output_dir)!r}"):
         output_dir.mkdir(parents=True, exist_ok=True)
         check_free(output_dir / LOG_NAME)
         if not os.access(output_dir, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only for this user")
-    except OSError as error:
-        raise ConfigError(f"output_dir {str(output_dir)!r} cannot be written: {error.strerror}") from None
 
 
 def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from zoft.engine import ZOEngine, float32
 from zoft.errors import ConfigError, ReplayError, ZoftWarning
 from zoft.estimators import num_shares
 from zoft.optim.gathering import Gathering
+from zoft.optim.groups import check_rates, check_unchanged, default_groups, group_numbers
 from zoft.optim.private import PrivateSteps
+from zoft.optim.run_log import RunLog, check_last_step, check_settings
 from zoft.optim.seam import Seam
 from zoft.parameters import select
 from zoft.privacy.plan import PrivacyPlan
@@ -71,32 +72,21 @@ class ZOOptimizer(torch.optim.Optimizer):
         if privacy is not None:
             config = private_config(config)
             check_model(model)
-        _check_rates({"lr": lr, "weight_decay": weight_decay})
+        check_rates({"lr": lr, "weight_decay": weight_decay})
         trainables = select(model, config.include, config.exclude)
         if param_groups is None:
-            decayed = [t.parameter for t in trainables if t.parameter.ndim >= 2]
-            others = [t.parameter for t in trainables if t.parameter.ndim < 2]
-            param_groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-            if not (weight_decay and decayed and others):
-                decays = weight_decay if decayed else 0.0
-                param_groups = [{"params": [t.parameter for t in trainables], "weight_decay": decays}]
+            param_groups = default_groups(trainables, weight_decay)
         super().__init__(list(param_groups), {"lr": lr, "weight_decay": weight_decay})
         for group in self.param_groups:
-            _check_rates(group)
+            check_rates(group)
+        numbers = group_numbers(self.param_groups, trainables)
 
-        group_of = {id(p): index for index, group in enumerate(self.param_groups) for p in group["params"]}
-        selected = {id(t.parameter) for t in trainables}
-        if set(group_of) != selected:
-            raise ConfigError(
-                f"param_groups hold {len(group_of)} parameters, {len(set(group_of) & selected)} of which are among "
-                f"the {len(selected)} that include/exclude select; they must be the same."
-            )
         self.replicas = Replicas.current(config.query_parallel_size)
         self.engine = ZOEngine(
             model,
             config,
             trainables,
-            [group_of[id(t.parameter)] for t in trainables],
+            numbers,
             [group["weight_decay"] for group in self.param_groups],
         )
         shares = num_shares(self.engine.method.estimator.points(0))
@@ -114,8 +104,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._gathering: Gathering = self.privacy or Seam(self.engine, self.replicas, self.step_size)
         self.last_record: StepRecord | None = None
         self._evaluated = 0  # steps, as opposed to those repeated from a log
-        self._logged: list[StepRecord] = []
-        self._log: ReplayLog | None = None
+        self._run_log = RunLog(self.replicas)
         self._said_lr = False  # once a run, not once a step
         if self.replicas.from_first(lambda: log is not None):
             self.start_log(log or "")  # only the first process opens it
@@ -156,22 +145,13 @@ class ZOOptimizer(torch.optim.Optimizer):
             PrivacyBudgetError: If the budget of a private run does not pay for another step.
             ConfigError: If there is neither a closure nor a loss that was backpropagated.
         """
-        for group, decay in zip(self.param_groups, self.engine.weight_decays, strict=True):
-            if group["weight_decay"] != decay:
-                raise ConfigError(
-                    f"weight_decay of a parameter group was changed from {decay} to {group['weight_decay']} after "
-                    "the optimizer was made; replay needs it constant."
-                )
-            _check_rates(group)
+        check_unchanged(self.param_groups, self.engine.weight_decays)
         lrs = [float(group["lr"]) for group in self.param_groups]
         record = self.recorded
         if record is None:
             self._check_replicas()
             record = self._gathering.record(closure, lrs)
-            if self._log is not None:
-                self._log.append(record)
-                if self.privacy is not None:
-                    self._log.flush()
+            self._run_log.append(record, flush=self.privacy is not None)
         elif record.lrs != float32(self.step_size.rates(record, lrs)) and not self._said_lr:
             self._said_lr = True
             warnings.warn(
@@ -250,7 +230,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 stacklevel=2,
             )
         header = {**make_header(self.engine), **self._description}
-        self._keep(lambda: ReplayLog.create(path, header))
+        self._run_log.create(path, header)
         self._begin_spending(0)
 
     def resume_log(self, path: str | os.PathLike[str]) -> int:
@@ -266,46 +246,27 @@ class ZOOptimizer(torch.optim.Optimizer):
             ReplayError: If the log is of another run (other base weights, parameters, groups or settings), or
                 another process is writing it.
         """
-        header, intents = self._keep(lambda: ReplayLog.open(path, to_append=True))
-        if len(self._logged) < self.engine.step:
+        header, intents = self._run_log.reopen(path)
+        records = self._run_log.records
+        if len(records) < self.engine.step:
             raise ReplayError(
-                f"the log at {Path(path)} ends at step {len(self._logged)}, before this checkpoint's step "
+                f"the log at {Path(path)} ends at step {len(records)}, before this checkpoint's step "
                 f"{self.engine.step}."
             )
         settings = {"privacy": None, **self._description}
         if self.privacy is not None and "privacy" in header:
             settings["privacy"] = self.privacy.going_on(header["privacy"])
-        for key, mine in settings.items():
-            if header.get(key) != mine:
-                raise ReplayError(
-                    f"the log at {Path(path)} was made with {key} = {_difference(header.get(key), mine)}. Go on with "
-                    "the settings of the interrupted run, or start in another output_dir."
-                )
+        check_settings(path, header, settings)
         if self.engine.step == 0:
             check_base(self.engine.model, header["base"])
-        if self.last_record is not None and not _same(self.last_record, self._logged[self.last_record.step]):
-            raise ReplayError(
-                f"the log at {Path(path)} is of another run than this checkpoint: its step {self.last_record.step} "
-                "differs. Resume where checkpoint and log belong together, or start in another output_dir."
-            )
+        if self.last_record is not None:
+            check_last_step(path, self.last_record, records)
         self._begin_spending(intents)
-        return len(self._logged)
-
-    def _keep(self, opened: Callable[[], ReplayLog]) -> tuple[dict[str, Any], int]:
-        """Let the first process open the log; all learn its records. Returns its header and number of intents."""
-        logs = []
-
-        def read() -> tuple[dict[str, Any], int, list[StepRecord]]:
-            logs.append(opened())
-            return logs[0].header, logs[0].intents, logs[0].records
-
-        header, intents, self._logged = self.replicas.from_first(read)
-        self._log = logs[0] if logs else None
-        return header, intents
+        return len(records)
 
     def _begin_spending(self, intents: int) -> None:
         if self.privacy is not None:
-            self.privacy.begin(self._log, intents=intents, records=self._logged)
+            self.privacy.begin(self._run_log.log, intents=intents, records=self._run_log.records)
 
     @property
     def _description(self) -> dict[str, Any]:
@@ -316,22 +277,20 @@ class ZOOptimizer(torch.optim.Optimizer):
     @property
     def log(self) -> ReplayLog | None:
         """The run's replay log, if it keeps one."""
-        return self._log
+        return self._run_log.log
 
     @property
     def recorded(self) -> StepRecord | None:
         """The present step's record, if an interrupted run logged it; it is then repeated, not evaluated."""
-        return self._logged[self.engine.step] if self.engine.step < len(self._logged) else None
+        return self._run_log.at(self.engine.step)
 
     def flush_log(self) -> None:
         """Bring the replay log to the disk itself; without this it survives the process, not a power cut."""
-        if self._log is not None:
-            self._log.flush()
+        self._run_log.flush()
 
     def close_log(self) -> None:
         """Flush the replay log to the disk and let other processes write it."""
-        if self._log is not None:
-            self._log.close()
+        self._run_log.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state and, under ``"zo"``, the engine's."""
@@ -356,24 +315,3 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.step_size.load_state_dict(state_dict["zo"]["step_size"])
         last = state_dict["zo"]["last_record"]
         self.last_record = None if last is None else StepRecord(*last)
-
-
-def _check_rates(group: dict[str, Any]) -> None:
-    for name in ("lr", "weight_decay"):
-        if not isinstance(group[name], (int, float, torch.Tensor)) or not 0.0 <= group[name] < float("inf"):
-            raise ConfigError(f"{name} must be a finite number >= 0, got {group[name]!r}.")
-
-
-def _same(a: StepRecord, b: StepRecord) -> bool:
-    # Not the loss, which may be NaN.
-    return (a.step, a.scalars, a.lrs, a.skipped) == (b.step, b.scalars, b.lrs, b.skipped)
-
-
-def _difference(theirs: Any, mine: Any) -> str:
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        keys = [k for k in theirs if theirs[k] != mine.get(k)]
-        return ", ".join(f"{k}: {theirs[k]!r} (now {mine.get(k)!r})" for k in keys)
-    if isinstance(theirs, list):
-        a, b = next((a, b) for a, b in zip_longest(theirs, mine) if a != b)
-        return f"... {a!r} (now {b!r})"
-    return f"{theirs!r:.60} (now {mine!r:.60})"

@@ -31,6 +31,8 @@ ROWS = 256  # of logits, that are made at a time; noise for an output layer is m
 Use = Callable[[Tensor, slice], Tensor]
 """``(logits [R * t, V], which of the T places) -> numbers [R, t, ...]``."""
 
+# Of every single number, by the model's dtype; `zoft.placement.tolerance` is for losses and norms, which differ less,
+# by the dtype of what is trained, which may be an adapter's.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _replays_rightly: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoft.cli.bench.training_ways import TrainingWays
 from zoft.cli.config import parse_cli, user_errors
-from zoft.errors import ConfigError
+from zoft.cli.output_files import write_json
 
 if TYPE_CHECKING:
     from zoft.bench.step.workload import Workload
@@ -69,10 +67,7 @@ def run(training: TrainingWays, options: MemoryArguments) -> None:
     print(markdown(results, inference), flush=True)
     if options.output_file is not None:
         content = {"workload": asdict(workload), "memory": limit, "inference": inference, "results": results}
-        try:
-            Path(options.output_file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"output_file {options.output_file!r} cannot be written: {error.strerror}") from None
+        write_json(options.output_file, content)
 
 
 def _result(workload: Workload, name: str, limit: int | None, measure: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import zoft
 from zoft.bench.suite import Suite, only
 from zoft.cli.config import parse_cli, user_errors
+from zoft.cli.output_files import make_output_dir, write_json
 from zoft.errors import BenchmarkError, ConfigError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run(suite: Suite, options: BenchArguments) -> None:
         _estimate(suite, store, methods, jobs)
         return
     if not options.summary:
+        make_output_dir(str(folder))
         run_suite(suite, store, methods, jobs)
     results = used(suite, store.read(), methods)
     if not results:
@@ -112,8 +114,7 @@ def run(suite: Suite, options: BenchArguments) -> None:
     names = ["summary.md", "summary.json", "runs.parquet", *(path.name for path in drawn)]
     print(f"wrote {', '.join(names)} to {folder}", flush=True)
     if options.write_golden:
-        Path(options.write_golden).write_text(json.dumps(golden(summary), indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {options.write_golden}", flush=True)
+        write_json(options.write_golden, golden(summary))
     if options.golden:
         _compare(expected, summary)
 

@@ -6,10 +6,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoft.cli.config import parse_cli, user_errors
+from zoft.cli.output_files import make_output_dir
 from zoft.errors import AssetError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def run(options: NzkArguments) -> None:
         raise ConfigError(
             f"model must be one of {', '.join(known)}, got {options.model!r}.{did_you_mean(options.model, known)}"
         )
-    folder = Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_output_dir(options.output_dir)
     content: dict[str, Any] = {"options": asdict(options), "environment": environment("cpu"), "results": []}
     for dataset, data in _load(options).items():
         for model in MODELS if options.model == ALL else (options.model,):

@@ -6,12 +6,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zoft.cli.bench.training_ways import TrainingWays
 from zoft.cli.config import parse_cli, user_errors
-from zoft.errors import ConfigError
+from zoft.cli.output_files import make_output_dir, writing
 
 PROG = "zoft-bench step"
 
@@ -53,13 +52,10 @@ def run(training: TrainingWays, options: StepArguments) -> None:
 
     check_count("rounds", options.rounds)
     workload, names = training.workload(), training.names()
-    folder = None if options.output_dir is None else Path(options.output_dir)
-    if folder is not None:
+    folder = None
+    if options.output_dir is not None:
         require_matplotlib()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"output_dir {str(folder)!r} cannot be written: {error.strerror}") from None
+        folder = make_output_dir(options.output_dir)
     results: list[dict[str, Any]] = []
     for name in names:
         print(f"measuring {name}", file=sys.stderr, flush=True)
@@ -70,8 +66,9 @@ def run(training: TrainingWays, options: StepArguments) -> None:
     print(markdown(results), flush=True)
     if folder is not None:
         content = {"workload": asdict(workload), "environment": where, "results": results}
-        (folder / "step.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        plot(results, title, folder / "step.png")
+        with writing(f"output_dir {options.output_dir!r}"):
+            (folder / "step.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            plot(results, title, folder / "step.png")
         print(f"wrote step.json, step.png to {folder}", file=sys.stderr)
 
 

@@ -5,7 +5,6 @@ What is audited is what ``zoft-privacy plan`` plans by the same settings, or wha
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
+from zoft.cli.output_files import write_json
 from zoft.cli.privacy.plan import PlanArguments, make_plan
-from zoft.cli.report import open_runs, write_file
+from zoft.cli.report import open_runs
 from zoft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file is not None:
             audits = [result.to_dict() for result in results]
             content = {"plan": plan.to_dict(), "audits": audits, "is_violation": is_violation}
-            write_file(file, json.dumps(content, indent=1) + "\n")
+            write_json(file, content)
     if is_violation:
         raise SystemExit(1)
 
