@@ -133,6 +133,7 @@ def test_tokens_are_counted_without_padding(tmp_path: Path) -> None:
     trainer._meter.count_tokens = lambda inputs: (count(inputs), counted.append(trainer._meter._tokens))
     trainer.train()
     assert counted == [20, 20], "four rows of five tokens, afresh after each log line"
+    assert [entry["padding_share"] for entry in logs_of(trainer)] == [0.375, 0.375]
 
 
 def test_evaluation_runs_on_the_unperturbed_model(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class StepMeter:
     def start(self, now: float) -> None:
         """Begin an interval at ``now`` (seconds of ``time.perf_counter``)."""
         self._since = now
-        self._tokens = 0
+        self._tokens, self._places = 0, 0  # places: with padding
         self._squares: list[float] = []
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> None:
@@ -29,6 +29,7 @@ class StepMeter:
         mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
         if isinstance(mask, torch.Tensor):
             self._tokens += int(mask.sum())
+            self._places += mask.numel()
         elif isinstance(ids, torch.Tensor):
             self._tokens += ids.numel()
 
@@ -42,6 +43,7 @@ class StepMeter:
         Returns:
             ``projected_grad``: root mean square over the interval's steps and queries, in loss per unit z;
             ``tokens_per_second``: of training batches, each counted once however many forwards it takes;
+            ``padding_share``: of what the model reads, how much is padding, where batches have a mask;
             ``peak_memory_gib``: of the device if it is a GPU, else of the process.
         """
         now = time.perf_counter()
@@ -50,6 +52,8 @@ class StepMeter:
             figures["projected_grad"] = math.sqrt(sum(self._squares) / len(self._squares))
         if self._tokens:
             figures["tokens_per_second"] = round(self._tokens / (now - self._since), 1)
+        if self._places:
+            figures["padding_share"] = round(1 - self._tokens / self._places, 3)
         self.start(now)
         return figures
 
