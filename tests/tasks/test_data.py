@@ -112,6 +112,11 @@ def test_permuted_labels_keep_texts_and_frequencies_and_nothing_that_joins_them(
     [
         ({"txt": "a", "label": 0}, "line 2: there is no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
         ({"text": "a", "label": 2}, "line 2: column 'label' holds 2, known labels are 0, 1"),
+        ({"text": "a", "lable": 0}, "Did you mean 'lable'\\? label_column says which one holds the label"),
+        ({"text": "a", "label": None}, "line 2: column 'label' holds no label, but None; fill the gap, or remove"),
+        ({"text": "a", "label": " "}, "line 2: column 'label' holds no label, but ' '"),
+        ({"text": "a", "label": float("nan")}, "line 2: column 'label' holds no label, but nan"),
+        ({"text": float("nan"), "label": 0}, "line 2: column 'text' must hold text or a number, got nan"),
         ({"text": "a", "label": True}, "line 2: column 'label' holds True"),
         ({"text": None, "label": 0}, "line 2: column 'text' must hold text or a number, got NoneType"),
     ],
