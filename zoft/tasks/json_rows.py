@@ -27,9 +27,9 @@ def read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
     text = read_text(path)
     if text.lstrip()[:1] == "[":
-        line = text[: text.index("[")].count("\n") + 1
+        place = Place(str(path), "line", text[: text.index("[")].count("\n") + 1)
         raise DataError(
-            f"{path}: line {line}: expected an object of column names and values, got list; a file that is one list of "
+            f"{place}: expected an object of column names and values, got list; a file that is one list of "
             "objects must end in .json"
         )
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
