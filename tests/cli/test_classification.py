@@ -165,6 +165,24 @@ def test_a_random_layer_is_warned_of_and_what_helps_is_named(assets: Path, tmp_p
         run_of("bert", assets, tmp_path / "again", "--model_name_or_path", str(tmp_path / "adamw"))
 
 
+def test_a_layer_for_other_classes_is_warned_of(assets: Path, tmp_path: Path) -> None:
+    """As many classes by other names: the layer is kept, and its outputs mean something else."""
+    run_of("bert", assets, tmp_path / "made", *PROBED)
+    other = dict(zip(TOPICS, ("x", "y", "z"), strict=True))
+    rows = [json.loads(line) for line in (assets / "rows.jsonl").read_text().splitlines()]
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text("\n".join(json.dumps({**row, "label": other[row["label"]]}) for row in rows))
+    flags = ["--model_name_or_path", str(tmp_path / "made"), "--dataset", str(renamed)]
+    first = min(TOPICS)
+    with pytest.warns(ZoftWarning, match=rf"first output \({first}\) now stands for x\. .* --linear_probe_first"):
+        run_of("bert", assets, tmp_path / "kept", *flags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ZoftWarning)
+        warnings.filterwarnings("ignore", "the data", ZoftWarning)
+        run_of("bert", assets, tmp_path / "fitted", *flags, *PROBED)
+        run_of("bert", assets, tmp_path / "again", *flags, "--model_name_or_path", str(tmp_path / "kept"))
+
+
 # --- runs -----------------------------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ def load_classifier(
         torch.manual_seed(args.seed)
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
-            _, names = in_order_of_model(labels, _names(config))
+            ordered, names = in_order_of_model(labels, _names(config))
             processor = load_processor(name, trust_remote_code=arguments.trust_remote_code)
             model, info = model_class.from_pretrained(
                 name,
@@ -164,6 +164,8 @@ def load_classifier(
         finish(model, processor)
         fresh = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
         _warn_of_random_layers(parsed, name, fresh)
+        if not fresh:
+            _warn_of_other_classes(parsed, name, _names(config), ordered)
         adapter = parsed.get(AdapterArguments)
         if adapter.use_peft:
             model = _with_adapter(model, adapter)
@@ -184,6 +186,22 @@ def _warn_of_random_layers(parsed: ParsedArguments, name: str, fresh: Sequence[s
             ZoftWarning,
             stacklevel=4,
         )
+
+
+def _warn_of_other_classes(parsed: ParsedArguments, name: str, known: Sequence[str], labels: Sequence[str]) -> None:
+    """Warn of a layer that is kept, and was made for other classes than those that its outputs now stand for."""
+    _, names = in_order_of_model(labels, known)
+    is_made_up = all(one == f"LABEL_{place}" for place, one in enumerate(known))
+    if is_made_up or names == tuple(known) or parsed.get(RunArguments).linear_probe_first:
+        return
+    warnings.warn(
+        f"{name} tells apart {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}, and the rows are of "
+        f"{', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''}: its layer for classes is kept, and its first "
+        f"output ({known[0]}) now stands for {labels[0]}. If that is not what it means, add --linear_probe_first, "
+        "which fits the layer to the training rows, or name the labels in the model's order",
+        ZoftWarning,
+        stacklevel=4,
+    )
 
 
 def _with_adapter(model: PreTrainedModel, adapter: AdapterArguments) -> Any:
