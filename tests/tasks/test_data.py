@@ -128,6 +128,21 @@ def test_unusable_row_is_named(tmp_path: Path, row: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda row: 1 / 0, r"line 1: prepare failed: ZeroDivisionError\('division by zero'\)"),
+        (lambda row: [row], "line 1: prepare must return a row .* got "),
+        (lambda row: {"text": row["nowhere"]}, "line 1: there is no column 'nowhere'; found: 'text', 'label'"),
+        (lambda row: {"text": row["text"], "label": 7}, "line 1: column 'label' holds 7"),
+    ],
+)
+def test_a_prepare_that_fails_is_told_with_the_row(tmp_path: Path, prepare: Any, message: str) -> None:
+    train_file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
+    with pytest.raises(DataError, match=message):
+        load_splits(COLUMNS, train_file=train_file, prepare=prepare)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "either dataset or train_file"),
