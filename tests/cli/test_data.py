@@ -62,7 +62,7 @@ BROKEN = [
         "line 3: column 'text' must hold text or a number, got dict",
     ),
     ("nested_label.jsonl", with_row({"text": "a", "label": [1]}), "line 3: column 'label' holds [1]"),
-    ("null_label.jsonl", with_row({"text": "a", "label": None}), "line 3: column 'label' holds None"),
+    ("null_label.jsonl", with_row({"text": "a", "label": None}), "line 3: column 'label' holds no label, but None"),
     ("twice.csv", b"text,label,text\na,1,b\n", "the header names the column 'text' twice"),
     ("semicolons.csv", b"text;label\na;1\n", "the header is one column, 'text;label'"),
     ("quote.csv", csv_of('a,1\n"b,0\nc,1\n'), "line 3: unexpected end of data"),

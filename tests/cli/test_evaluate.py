@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from tests.tasks.architectures import make_model, tokenizer_for
 from zoft.cli.evaluate import main
 from zoft.cli.train import main as train
+from zoft.errors import ZoftWarning
 from zoft.problems.modes import Settings, check_mode
 from zoft.problems.problem import Problem
+from zoft.recipe import read_recipe
 
 ALL = ("zero_shot", "in_context", "linear_probe")
 
@@ -61,6 +64,28 @@ def test_before_and_after_a_run_are_what_it_measured_itself(
     assert all(one["prompt"].endswith(" it was") and one["expected"][0] in ("terrible", "great") for one in after)
 
 
+def test_rows_that_the_run_may_have_been_trained_on_are_warned_of(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = tmp_path / "run", read_recipe(recipe)["dataset"]
+    train(["--config", recipe, "--output_dir", str(folder)])
+    ask = ["--run", str(folder), "--max_eval_samples", "4"]
+    with pytest.warns(
+        ZoftWarning, match="^another seed than the run.s makes other rows the held-out ones: .* flatters it"
+    ):
+        main([*ask, "--seed", "9"])
+    lines = Path(rows).read_text().splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines[:4]))
+    with pytest.warns(ZoftWarning, match="some rows of eval_file have the text of a row of the training file"):
+        main([*ask, "--eval_file", str(few)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ZoftWarning)
+        main(ask)
+        few.write_text(json.dumps({"text": "a text that stands nowhere else", "label": 1}))
+        main([*ask, "--seed", "9", "--eval_file", str(few)])
+
+
 def test_all_modes_at_once_are_one_table(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrote = tmp_path / "scores.json"
     flags = ["--modes", *ALL, "--sfc", "--num_demonstrations", "6", "--output_file", str(wrote)]
@@ -89,6 +114,8 @@ def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(
     assert "invalid choice: 'zero_shots'" in refused(capsys, *ask, "--modes", "zero_shots")
     assert "add --sfc" in refused(capsys, *ask, "--sfc_template", "It was")
     assert "num_demonstrations must be >= 1, got 0" in refused(capsys, *ask, "--num_demonstrations", "0")
+    for flags in (["--num_demonstrations", "4"], ["--context_length", "40"]):
+        assert "add --modes in_context" in refused(capsys, *ask, *flags)
     there = str(tmp_path / "no" / "scores.json")
     assert "there is no folder" in refused(capsys, *ask, "--output_file", there)
     (tmp_path / "resolved_config.yaml").write_text(Path(recipe).read_text())

@@ -72,6 +72,22 @@ def test_prepare_is_a_function_of_a_file_or_of_a_module(read: Read, tmp_path: Pa
             read(f"{start}prepare: {name}\n")
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(row:", "prepare: 'rows.py' cannot be imported: SyntaxError"),
+        ("raise RuntimeError('no')", "prepare: 'rows.py' cannot be imported: RuntimeError"),
+        ("f = 3", "prepare: 'rows.py:f' is a int, expected a function"),
+    ],
+)
+def test_a_file_that_holds_no_function_is_told_and_not_traced(
+    code: str, message: str, read: Read, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.py").write_text(code)
+    with pytest.raises(ConfigError, match=message):
+        read('template: "{q}"\nlabel_words: [a, b]\nprepare: rows.py:f\n')
+
+
 WORDS = 'template: "{q}"\nlabel_words: [a, b]\n'
 
 

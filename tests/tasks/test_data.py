@@ -112,6 +112,11 @@ def test_permuted_labels_keep_texts_and_frequencies_and_nothing_that_joins_them(
     [
         ({"txt": "a", "label": 0}, "line 2: there is no column 'text'; found: 'txt', 'label'. Did you mean 'txt'"),
         ({"text": "a", "label": 2}, "line 2: column 'label' holds 2, known labels are 0, 1"),
+        ({"text": "a", "lable": 0}, "Did you mean 'lable'\\? label_column says which one holds the label"),
+        ({"text": "a", "label": None}, "line 2: column 'label' holds no label, but None; fill the gap, or remove"),
+        ({"text": "a", "label": " "}, "line 2: column 'label' holds no label, but ' '"),
+        ({"text": "a", "label": float("nan")}, "line 2: column 'label' holds no label, but nan"),
+        ({"text": float("nan"), "label": 0}, "line 2: column 'text' must hold text or a number, got nan"),
         ({"text": "a", "label": True}, "line 2: column 'label' holds True"),
         ({"text": None, "label": 0}, "line 2: column 'text' must hold text or a number, got NoneType"),
     ],
@@ -120,6 +125,21 @@ def test_unusable_row_is_named(tmp_path: Path, row: dict[str, Any], message: str
     train_file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": 0}, row])
     with pytest.raises(DataError, match=message):
         load_splits(COLUMNS, train_file=train_file)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda row: 1 / 0, r"line 1: prepare failed: ZeroDivisionError\('division by zero'\)"),
+        (lambda row: [row], "line 1: prepare must return a row .* got "),
+        (lambda row: {"text": row["nowhere"]}, "line 1: there is no column 'nowhere'; found: 'text', 'label'"),
+        (lambda row: {"text": row["text"], "label": 7}, "line 1: column 'label' holds 7"),
+    ],
+)
+def test_a_prepare_that_fails_is_told_with_the_row(tmp_path: Path, prepare: Any, message: str) -> None:
+    train_file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
+    with pytest.raises(DataError, match=message):
+        load_splits(COLUMNS, train_file=train_file, prepare=prepare)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_a_field_may_be_as_long_as_a_book(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"line 2 is not JSON: .* \(column 10\)"),
         ("a.jsonl", "[1]\n", "line 1: expected an object .* got list"),
+        ("a.jsonl", '\n[\n {"text": "a"}\n]\n', "line 2: expected an object .* got list; .* must end in .json$"),
         ("a.jsonl", "\n", "no rows"),
         ("a.jsonl", '{"a": 1}\n{"text": "a", "text": "b"}\n', "line 2 .*: an object has the key 'text' twice"),
         ("a.jsonl", '{"a": 1}\n{"text": "\\ud83d"}\n', "line 2 .* half of a surrogate pair"),
@@ -95,6 +96,7 @@ def test_a_field_may_be_as_long_as_a_book(tmp_path: Path) -> None:
         ("a.parquet", "text", "not a Parquet file"),
         ("a.jsnl", "", "Did you mean '.jsonl'"),
         ("a", "", "got 'no suffix'"),
+        ("a.jsonl.gz", "", "got '.gz'. Unpack it first"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -109,6 +111,8 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, name: str, conten
         ("a.csv", "text,label\na,1\ncafé,0\n".encode("latin-1"), r"line 3 is not UTF-8 text \(byte 0xe9\).* iconv"),
         ("a.jsonl", b"\xef\xbb\xbf" + '\n{"text": "café"}'.encode("latin-1"), "line 2 is not UTF-8"),
         ("a.csv", "text,label\na,1\n".encode("utf-16"), "this is UTF-16"),
+        ("a.csv", "text,label\na,1\n".encode("utf-32"), r"this is UTF-32 .*\(iconv -f UTF-32"),
+        ("a.parquet", gzip.compress(b"PAR1", mtime=0), "gzip; unpack it"),
         ("a.csv", b"text,label\na,1\nb\0,0\n", "line 3 holds a NUL byte"),
         ("a.csv", gzip.compress(b"text,label\na,1\n", mtime=0), "gzip; unpack it"),
         ("a.csv", b"PK\x03\x04 and so on", "zip archive or a spreadsheet"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tasks.architectures import tokenizer_for
 from zoft.errors import ConfigError, DataError
+from zoft.problems.prompted import prompted_problem
 from zoft.tasks.answers import AnswerTask
 from zoft.tasks.choices import ChoiceTask
+from zoft.tasks.data import load_splits
 from zoft.tasks.encoding import PromptEncoder
 from zoft.tasks.prompted import PromptedTask
 
@@ -60,6 +64,7 @@ WORDS = AnswerTask("{text}")
         (LISTED, {"options": ["a", "b"], "label": 2}, "a place in 2 options, from 0; got 2"),
         (LISTED, {"options": ["a", "b"], "label": -1}, "from 0; got -1"),
         (LISTED, {"options": ["a", "a"], "label": 0}, "holds an option twice"),
+        (LISTED, {"options": ["a", "b"], "right": 0}, "no column 'label'; .* label_column says which one holds"),
         (LISTED, {"options": [], "label": 0}, "a list of at least one text"),
         (LISTED, {"options": "a b", "label": 0}, "a list of at least one text"),
         (LISTED, {"option": ["a", "b"], "label": 0}, r"no column 'options'; .* Did you mean 'option'\?"),
@@ -101,3 +106,20 @@ def test_a_masked_model_is_not_trained_on_one_answer_alone() -> None:
     task = PromptedTask("{text} It was [MASK] .", ("terrible", "great"), trains_on="answer")
     with pytest.raises(ConfigError, match="trained on its options"):
         PromptEncoder(task, tokenizer_for("masked"))
+
+
+def test_the_place_of_the_right_option_is_no_text(tmp_path: Path) -> None:
+    """A question whose options come in another order is the same question, and one without text is empty."""
+    rows = [{"text": f"question {number}", "options": ["a", "b"], "label": number % 2} for number in range(6)]
+    held_out = [{**rows[0], "options": ["b", "a"], "label": 1}, {"text": " ", "options": ["a", "b"], "label": 0}]
+    for name, written in (("rows", rows), ("held_out", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, written)))
+    splits = load_splits(
+        LISTED.columns, train_file=str(tmp_path / "rows.jsonl"), eval_file=str(tmp_path / "held_out.jsonl")
+    )
+    encoder = PromptEncoder(LISTED, tokenizer_for("causal"))
+    assert len(splits.train) == 5, "the one that is held out in another order is left out"
+    report = prompted_problem(encoder, splits).data
+    assert report is not None
+    assert {finding.kind for finding in report.findings if finding.severity == "grave"} == {"leak", "empty"}
+    assert report.splits[0].words is not None and report.splits[0].words.median == 2

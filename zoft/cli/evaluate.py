@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,15 +18,17 @@ from zoft.cli.arguments.privacy import PrivacyArguments
 from zoft.cli.config import TRAIN_GROUPS, ParsedArguments, parse_cli, user_errors
 from zoft.cli.output_files import check_writable, write_json, write_text
 from zoft.cli.processes import leave_together
-from zoft.errors import ConfigError
+from zoft.errors import ConfigError, ZoftWarning
 from zoft.log_file import LOG_NAME
 
 if TYPE_CHECKING:
     from zoft.evaluation.intervals import Difference
     from zoft.problems.modes import Measured, Settings
     from zoft.problems.problem import Problem
+    from zoft.tasks.data import Splits
 
 PROG = "zoft-eval"
+DEMONSTRATIONS = 32
 
 
 @dataclass
@@ -47,7 +50,8 @@ class EvaluationArguments:
         metadata={"help": "A run's folder: measure its model before and after training. Brings its recipe with it."},
     )
     num_demonstrations: int = field(
-        default=32, metadata={"help": "In context: how many training rows are shown, as many of each class."}
+        default=DEMONSTRATIONS,
+        metadata={"help": "In context: how many training rows are shown, as many of each class."},
     )
     context_length: int | None = field(
         default=None,
@@ -74,6 +78,10 @@ class EvaluationArguments:
             raise ConfigError(f"num_demonstrations must be >= 1, got {self.num_demonstrations}")
         if self.context_length is not None and self.context_length < 1:
             raise ConfigError(f"context_length must be >= 1, got {self.context_length}")
+        if "in_context" not in self.modes and (
+            self.num_demonstrations != DEMONSTRATIONS or self.context_length is not None
+        ):
+            raise ConfigError("num_demonstrations and context_length are of mode in_context; add --modes in_context")
         if self.sfc_template is not None:
             if not self.sfc:
                 raise ConfigError("sfc_template is what sfc calibrates by; add --sfc")
@@ -114,6 +122,8 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     set_seed(args.seed)
     family = family_of(parsed)
     rows = family.read(parsed)
+    if options.run is not None:
+        _warn_of_trained_rows(parsed, options.run, rows)
     model, processor = family.load(parsed, rows)
     problem = family.build(parsed, rows, model, processor)
     settings = _settings(parsed)
@@ -191,6 +201,36 @@ def _check_saved(run: Path) -> None:
             f"run: there is no saved model in {str(run)!r}. A run that keeps only its log gets one by "
             f"zoft-replay --config {run}/resolved_config.yaml --save_to {run}"
         )
+
+
+def _warn_of_trained_rows(parsed: ParsedArguments, run: str, rows: Splits) -> None:
+    """Warn where other flags than the run's may have made held-out rows of some that the run was trained on."""
+    recipe = Path(run, "resolved_config.yaml")
+    if not recipe.is_file() or parsed.get(PrivacyArguments).is_private:
+        return
+    of_run = parse_cli(["--config", str(recipe)], prog=PROG, description="", groups=TRAIN_GROUPS)
+    now, then = _what_holds_out(parsed), _what_holds_out(of_run)
+    changed = [name for name, value in now.items() if value != then[name]]
+    if changed and rows.evaluation[0].place.source == rows.train[0].place.source:
+        what = f"another {' and '.join(changed)} than the run's makes other rows the held-out ones"
+    elif parsed.get(DataArguments).eval_file != of_run.get(DataArguments).eval_file and rows.left_out.get("evaluation"):
+        what = "some rows of eval_file have the text of a row of the training file"
+    else:
+        return
+    warnings.warn(
+        f"{what}: the run may have been trained on rows that are measured here, which flatters it",
+        ZoftWarning,
+        stacklevel=3,
+    )
+
+
+def _what_holds_out(parsed: ParsedArguments) -> dict[str, float | None]:
+    """Return the settings that decide which rows of a file are held out."""
+    from transformers import TrainingArguments
+
+    args = parsed.get(TrainingArguments)
+    seed = {"seed": args.seed} if args.data_seed is None else {"data_seed": args.data_seed}
+    return {"seed": None, "data_seed": None, "eval_fraction": parsed.get(DataArguments).eval_fraction, **seed}
 
 
 def _settings(parsed: ParsedArguments) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoft.errors import ConfigError, DataError
 from zoft.tasks.prompted import check_template
-from zoft.tasks.rows import Columns, label_key
+from zoft.tasks.rows import Columns, label_key, missing_label
 from zoft.tasks.task import TrainsOn, spaced
 from zoft.tasks.template import MASK, Parts, fill, fill_parts, named_columns
 
@@ -79,8 +79,8 @@ class ChoiceTask:
         named = (name for choice in self.choices for name in named_columns(choice, "choices"))
         lists = tuple(name for name in (self.choices_column, self.answers_column) if name is not None)
         text = tuple(dict.fromkeys((*self.text_columns, *named)))
-        if not self.choices:  # the label is a place in a list, and lists differ in length
-            return _Listed(text=(*text, *([self.label_column] if self.label_column else [])), lists=lists, task=self)
+        if not self.choices:  # the label is a place in a list, and lists differ in length: it is no class
+            return _Listed(text=text, lists=lists, task=self)
         return Columns(text=text, label=self.label_column, labels=self._keys)
 
     def prompt_parts(self, row: Mapping[str, Any]) -> Parts:
@@ -130,5 +130,7 @@ class _Listed(Columns):
                 )
             return
         name = str(self.task.label_column)
+        if name not in row:
+            raise missing_label(name, row)
         if label_key(row[name]) not in map(str, range(len(options))):
             raise DataError(f"column {name!r} must hold a place in {len(options)} options, from 0; got {row[name]!r}")

@@ -110,4 +110,8 @@ def _function(name: str, folder: Path) -> Prepare:
         raise ConfigError(
             f"prepare: expected file.py:function or package.module:function, got {name!r} ({error})"
         ) from None
+    except Exception as error:  # whatever the user's file does, a syntax error included
+        raise ConfigError(f"prepare: {where!r} cannot be imported: {error!r}") from error
+    if not callable(function):
+        raise ConfigError(f"prepare: {name!r} is a {type(function).__name__}, expected a function")
     return function

@@ -198,17 +198,28 @@ def _checked(rows: Iterable[Row], columns: Columns, prepare: Prepare | None) -> 
     checked: list[Row] = []
     for row in rows:
         try:
-            prepared = row if prepare is None else prepare(row)
-            if prepared is None:
+            made = row if prepare is None else _prepared(row, prepare)
+            if made is None:
                 continue
-            made = Row(prepared, row.place)
             columns.check(made)
-        except KeyError as error:  # a column that `prepare` reads
-            raise DataError(f"{row.place}: there is no column {error}; found: {names_of(row)}") from None
-        except (TypeError, ValueError, AttributeError, IndexError) as error:  # DataError is a ValueError
-            raise DataError(f"{row.place}: {error}") from None
+        except DataError as error:
+            raise DataError(f"{row.place}: {error}") from error.__cause__
         checked.append(made)
     return checked
+
+
+def _prepared(row: Row, prepare: Prepare) -> Row | None:
+    try:
+        made = prepare(row)
+    except DataError:
+        raise
+    except KeyError as error:  # a column that `prepare` reads
+        raise DataError(f"there is no column {error}; found: {names_of(row)}") from None
+    except Exception as error:  # whatever the user's function does
+        raise DataError(f"prepare failed: {error!r}") from error
+    if made is not None and not isinstance(made, Mapping):
+        raise DataError(f"prepare must return a row (a dictionary) or None, got {made!r:.80}")
+    return None if made is None else Row(made, row.place)
 
 
 def _texts(row: Row, text_columns: Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from zoft.tasks.assets import is_packaged, load_packaged_dataset
 from zoft.tasks.csv_rows import read_csv, read_tsv
 from zoft.tasks.json_rows import read_json, read_jsonl
 from zoft.tasks.places import Place, Row
+from zoft.tasks.plain_text import known_kind
 
 __all__ = ["Row", "is_local_file", "load_folder", "load_hub", "load_rows", "load_source"]
 
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 EVAL_SPLITS = ("validation", "test")  # in this order: a test split's labels are often withheld
 
 
@@ -38,6 +40,7 @@ def load_rows(source: str) -> list[Row]:
         raise DataError(
             f"{source}: expected a file ending in {', '.join(_READERS)}, got {path.suffix or 'no suffix'!r}."
             f"{did_you_mean(path.suffix.lower(), _READERS)}"
+            f"{' Unpack it first.' if path.suffix.lower() in _PACKED else ''}"
         )
     if not path.is_file():
         raise DataError(f"{source}: there is no such file (looked in {Path.cwd()})")
@@ -159,6 +162,10 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
+        with path.open("rb") as file:
+            beginning = file.read(4)
+        if beginning != b"PAR1" and (kind := known_kind(beginning)) is not None:
+            raise DataError(f"{path}: this is {kind}") from None
         raise DataError(f"{path} is not a Parquet file that can be read: {_one_line(error)}") from None
     return _numbered(table.to_pylist(), str(path))
 

@@ -25,7 +25,14 @@ def read_jsonl(path: Path) -> list[Row]:
         OSError: The file cannot be read.
     """
     rows: list[Row] = []
-    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+    text = read_text(path)
+    if text.lstrip()[:1] == "[":
+        place = Place(str(path), "line", text[: text.index("[")].count("\n") + 1)
+        raise DataError(
+            f"{place}: expected an object of column names and values, got list; a file that is one list of "
+            "objects must end in .json"
+        )
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             place = Place(str(path), "line", number)
             rows.append(_row(_parsed(line.rstrip("\n"), f"{place} is not JSON", one_a_line=True), place))

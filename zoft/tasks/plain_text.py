@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoft.errors import DataError
 
-__all__ = ["read_text"]
+__all__ = ["known_kind", "read_text"]
 
 # Telling beginnings of files that are often found under a text file's name.
 KNOWN_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -16,9 +16,16 @@ KNOWN_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; unpack it first (unzstd)"),
     (b"PK\x03\x04", "a zip archive or a spreadsheet; unpack it, or save the sheet as CSV in UTF-8"),
     (b"PAR1", "a Parquet file; let its name end in .parquet"),
+    (b"\xff\xfe\0\0", "UTF-32 text; save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"),  # begins as UTF-16 does
+    (b"\0\0\xfe\xff", "UTF-32 text; save it as UTF-8 (iconv -f UTF-32 -t UTF-8)"),
     (b"\xff\xfe", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"),
     (b"\xfe\xff", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"),
 )
+
+
+def known_kind(beginning: bytes) -> str | None:
+    """Return what a file is that begins so, and what to do about it; None: nothing that is known."""
+    return next((kind for start, kind in KNOWN_BEGINNINGS if beginning.startswith(start)), None)
 
 
 def read_text(path: Path) -> str:
@@ -29,9 +36,8 @@ def read_text(path: Path) -> str:
         OSError: It cannot be read.
     """
     content = path.read_bytes()
-    for beginning, kind in KNOWN_BEGINNINGS:
-        if content.startswith(beginning):
-            raise DataError(f"{path}: this is {kind}")
+    if (kind := known_kind(content)) is not None:
+        raise DataError(f"{path}: this is {kind}")
     if (nul := content.find(b"\0")) >= 0:
         raise DataError(
             f"{path}: line {_line(content, nul)} holds a NUL byte: the file is damaged, or is no text in UTF-8"

@@ -48,7 +48,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": f"A published task (docs/tasks.md), one of {', '.join(task_names())}; {SFT}: conversations, "
-            "instructions, texts (docs/sft.md); {IMAGES} or {TEXTS}: a model with a layer for classes "
+            f"instructions, texts (docs/sft.md); {IMAGES} or {TEXTS}: a model with a layer for classes "
             "(docs/classification.md); or a YAML file with one of your own; default: template and label_words say what "
             "the task is."
         },
