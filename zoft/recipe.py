@@ -82,9 +82,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"the config file {str(path)!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the file {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the config file {str(path)!r} is not UTF-8 text") from None
+        raise ConfigError(f"the file {str(path)!r} is not UTF-8 text") from None
     try:
         loaded = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:

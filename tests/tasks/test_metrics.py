@@ -69,5 +69,5 @@ def test_unknown_and_unfit_metrics_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no metric 'macro_f2'. Did you mean 'macro_f1'\? Known: accuracy"):
         metric("macro_f2")
     for name in ("macro_f1", "matthews"):
-        with pytest.raises(ConfigError, match="counts classes, and this task is answered in words"):
-            metric(name, in_words=True)
+        with pytest.raises(ConfigError, match="counts classes, and this task has none"):
+            metric(name, has_classes=False)

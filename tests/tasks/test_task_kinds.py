@@ -55,6 +55,7 @@ def test_unusable_answers_are_refused(arguments: dict[str, Any], message: str) -
 LISTED = ChoiceTask("{text}", choices_column="options")
 NAMED = ChoiceTask("{text}", choices_column="options", label_column=None, answers_column="right")
 PAIR = ChoiceTask("{text}", choices=("{a}", "not {a}"), labels=(1, 2))
+SAME = ChoiceTask("{text}", choices=("{a}", "{b}"))
 WORDS = AnswerTask("{text}")
 
 
@@ -64,15 +65,19 @@ WORDS = AnswerTask("{text}")
         (LISTED, {"options": ["a", "b"], "label": 2}, "a place in 2 options, from 0; got 2"),
         (LISTED, {"options": ["a", "b"], "label": -1}, "from 0; got -1"),
         (LISTED, {"options": ["a", "a"], "label": 0}, "holds an option twice"),
+        (LISTED, {"options": ["a", " "], "label": 0}, "an option without text"),
         (LISTED, {"options": ["a", "b"], "right": 0}, "no column 'label'; .* label_column says which one holds"),
         (LISTED, {"options": [], "label": 0}, "a list of at least one text"),
         (LISTED, {"options": "a b", "label": 0}, "a list of at least one text"),
         (LISTED, {"option": ["a", "b"], "label": 0}, r"no column 'options'; .* Did you mean 'option'\?"),
         (NAMED, {"options": ["a", "b"], "right": ["c"]}, "none of the answers .* among the options"),
         (PAIR, {"a": "x", "label": 0}, "known labels are 1, 2"),
+        (SAME, {"a": "x", "b": "x", "label": 0}, "choices make an option twice"),
+        (SAME, {"a": "x", "b": " ", "label": 0}, "choices make an option without text"),
         (PAIR, {"label": 1}, "no column 'a'"),
         (WORDS, {"answers": []}, "a list of at least one text"),
         (WORDS, {"answers": [3]}, "a list of at least one text"),
+        (WORDS, {"answers": ["", "x"]}, "begins with a text that is empty"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_refused(task: Any, row: dict[str, Any], message: str) -> None:

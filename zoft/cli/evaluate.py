@@ -112,6 +112,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from zoft.evaluation.intervals import with_intervals
     from zoft.problems.modes import check_mode, measure
     from zoft.reporting.evaluation import evaluation_report
+    from zoft.tasks.hygiene import plural
 
     args, options, data = parsed.get(TrainingArguments), parsed.get(EvaluationArguments), parsed.get(DataArguments)
     _check_privacy(parsed)
@@ -131,7 +132,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     for mode in modes:
         check_mode(mode, problem, settings)
     shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if data.shuffle_labels else ""
-    _say(f"{len(problem.evaluation)} held-out rows, {len(problem.train)} training rows{shuffled}\n")
+    _say(f"{plural(len(problem.evaluation), 'held-out row')}, {plural(len(problem.train), 'training row')}{shuffled}\n")
 
     def measured(model: nn.Module) -> list[Measured]:
         found = (one for mode in modes for one in measure(mode, problem, model, settings))

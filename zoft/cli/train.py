@@ -58,6 +58,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     from zoft.cli.families import family_of
     from zoft.evaluation.intervals import with_intervals
     from zoft.hf.tasks import OnceLogged
+    from zoft.tasks.hygiene import plural
 
     args, options = parsed.get(TrainingArguments), parsed.get(RunArguments)
     set_seed(args.seed)
@@ -97,7 +98,7 @@ def run(parsed: ParsedArguments) -> dict[str, Any]:
     if approach.evaluates:
         results["before"] = evaluate(problem.evaluation)
         scores = results["before"].scores
-        _say(f"before: {_told(problem, scores)} on {scores['n']} held-out rows")
+        _say(f"before: {_told(problem, scores)} on {plural(scores['n'], 'held-out row')}")
     else:
         _say("the held-out rows are taken for private: nothing is measured on them (see --dp_eval_is_public)")
     started = time.perf_counter()
@@ -153,12 +154,12 @@ def _say_what_is_trained_on(problem: Problem, parsed: ParsedArguments) -> None:
     """Say how many rows there are, what they are like, and what is wrong with them."""
     from accelerate import PartialState
 
-    from zoft.tasks.hygiene import as_text, judge
+    from zoft.tasks.hygiene import as_text, judge, plural
 
-    parts = [f"{len(problem.train)} training rows"]
+    parts = [plural(len(problem.train), "training row")]
     if problem.dev is not None:
         parts.append(f"{len(problem.dev)} to choose the checkpoint by")
-    parts.append(f"{len(problem.evaluation)} held-out rows")
+    parts.append(plural(len(problem.evaluation), "held-out row"))
     is_private = parsed.get(PrivacyArguments).is_private
     private = "; private rows are not inspected" if is_private else ""
     shuffled = " - ALL LABELS ARE SHUFFLED (control run)" if parsed.get(DataArguments).shuffle_labels else ""

@@ -100,12 +100,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric(name: str, *, in_words: bool = False) -> Metric:
+def metric(name: str, *, has_classes: bool = True) -> Metric:
     """Return a metric.
 
     Args:
         name: Its name.
-        in_words: Whether what it is to measure are answers in words.
+        has_classes: Whether what it is to measure are choices among the same classes in all rows.
 
     Raises:
         ConfigError: There is none of this name, or it is one of classes and there are none.
@@ -119,9 +119,10 @@ def metric(name: str, *, in_words: bool = False) -> Metric:
             f"there is no metric {name!r}.{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}, and "
             "package.module:function, such as sklearn.metrics:balanced_accuracy_score."
         )
-    if in_words and METRICS[name].of_classes:
+    if not has_classes and METRICS[name].of_classes:
         raise ConfigError(
-            f"the metric {name} counts classes, and this task is answered in words; use f1 or exact_match"
+            f"the metric {name} counts classes, and this task has none: use f1 or exact_match for answers in words, "
+            "accuracy for options of each row's own"
         )
     return METRICS[name]
 

@@ -115,7 +115,10 @@ def _score(name: str) -> Callable[[dict[str, Any]], str | None]:
         shown = list(dict.fromkeys(map(_number, values)))
         if name not in _HEADINGS and "after_on_true_labels" in scores:
             shown.append(f"on true labels {_number(scores['after_on_true_labels'][name])}")
-        return " to ".join(shown[:2]) + "".join(f"; {more}" for more in shown[2:])
+        said = " to ".join(shown[:2])
+        if values and (interval := scores.get("after", scores.get("before", {})).get(f"{name}_ci")):
+            said += f" (95% interval {_number(interval[0])} to {_number(interval[1])})"
+        return said + "".join(f"; {more}" for more in shown[2:])
 
     return show
 

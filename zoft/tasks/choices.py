@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class ChoiceTask:
         text = tuple(dict.fromkeys((*self.text_columns, *named)))
         if not self.choices:  # the label is a place in a list, and lists differ in length: it is no class
             return _Listed(text=text, lists=lists, task=self)
-        return Columns(text=text, label=self.label_column, labels=self._keys)
+        return _Written(text=text, label=self.label_column, labels=self._keys, task=self)
 
     def prompt_parts(self, row: Mapping[str, Any]) -> Parts:
         """Return the prompt in pieces."""
@@ -111,6 +111,19 @@ class ChoiceTask:
 
 
 @dataclass(frozen=True)
+class _Written(Columns):
+    """Columns of which templates make options."""
+
+    task: ChoiceTask | None = None
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """See `Columns.check`."""
+        super().check(row)
+        assert self.task is not None
+        _check_options(self.task.options(row), "choices make")
+
+
+@dataclass(frozen=True)
 class _Listed(Columns):
     """Columns of which one is a list of options that the label or the answers must be among."""
 
@@ -121,8 +134,7 @@ class _Listed(Columns):
         super().check(row)
         assert self.task is not None
         options = row[str(self.task.choices_column)]
-        if len(set(options)) < len(options):
-            raise DataError(f"column {self.task.choices_column!r} holds an option twice: {options!r:.120}")
+        _check_options(options, f"column {self.task.choices_column!r} holds")
         if self.task.answers_column is not None:
             if not self.task.right(row):
                 raise DataError(
@@ -134,3 +146,10 @@ class _Listed(Columns):
             raise missing_label(name, row)
         if label_key(row[name]) not in map(str, range(len(options))):
             raise DataError(f"column {name!r} must hold a place in {len(options)} options, from 0; got {row[name]!r}")
+
+
+def _check_options(options: Sequence[str], what_has_them: str) -> None:
+    if any(not option.strip() for option in options):
+        raise DataError(f"{what_has_them} an option without text: {list(options)!r:.120}")
+    if len(set(options)) < len(options):
+        raise DataError(f"{what_has_them} an option twice: {list(options)!r:.120}")

@@ -75,6 +75,8 @@ class Columns:
             value = row[name]
             if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
                 raise DataError(f"column {name!r} must hold a list of at least one text, got {value!r:.80}")
+            if not value[0].strip():  # of accepted answers, that is the one that is trained on
+                raise DataError(f"column {name!r} begins with a text that is empty: {value!r:.80}")
         if self.label is not None and _is_gap(row[self.label]) and label_key(row[self.label]) not in self.labels:
             raise DataError(
                 f"column {self.label!r} holds no label, but {row[self.label]!r}; fill the gap, or remove the row"

@@ -81,7 +81,7 @@ def read(parsed: ParsedArguments) -> Splits:
 def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer on the training device."""
     task = _task(parsed)
-    metric(task.metric, in_words=isinstance(task, AnswerTask))  # an unknown one is to be known before all else
+    metric(task.metric, has_classes=task.columns.label is not None)  # an unknown one is to be known before all else
     model, tokenizer = load_for(parsed, task)
     learn_whether_prompts_are_shared(model)
     return model, tokenizer

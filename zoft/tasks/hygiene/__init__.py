@@ -5,6 +5,7 @@
 """
 
 from zoft.tasks.hygiene.inspection import inspect_data
+from zoft.tasks.hygiene.items import plural
 from zoft.tasks.hygiene.report import DataReport, Finding, SplitName, SplitSummary, TokenLengths
 from zoft.tasks.hygiene.terminal import as_text, cells, sentence
 from zoft.tasks.hygiene.verdict import judge
@@ -19,5 +20,6 @@ __all__ = [
     "cells",
     "inspect_data",
     "judge",
+    "plural",
     "sentence",
 ]
