@@ -177,6 +177,21 @@ def test_mixin_and_callback_make_the_same_run_and_it_replays(
     assert ends[0] == ends[1] == digest(base)
 
 
+@pytest.mark.parametrize("callback", [False, True], ids=["mixin", "callback"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_all_points_in_one_forward_make_the_run_of_moved_adapters(
+    kind: str, callback: bool, tokenizer: Any, tmp_path: Path
+) -> None:
+    losses = {}
+    for placement in ("snapshot", "batched"):
+        folder = tmp_path / placement
+        zo = zoft.ZOConfig(method="fzoo", zo_eps=1e-2, num_queries=3, placement=placement)
+        trainer = trainer_of(kind, folder, tokenizer, model=lora(), callback=callback, zo=zo)
+        trainer.train()
+        losses[placement] = [record.loss for record in records(folder)]
+    assert losses["batched"] == pytest.approx(losses["snapshot"], abs=5e-5)
+
+
 @pytest.mark.parametrize("precomputed", [False, True], ids=["on the fly", "precomputed"])
 @pytest.mark.parametrize("reference", ["a model", "the adapter disabled", "a copy of the adapter"])
 def test_the_reference_stays_untouched(reference: str, precomputed: bool, tokenizer: Any, tmp_path: Path) -> None:
