@@ -234,9 +234,13 @@ def test_an_unreachable_hub_says_what_to_do() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_the_real_packaged_files_are_learned_by_a_line(name: str) -> None:
-    """Needs the packages; see the message of the AssetError."""
     assert name in IMAGE_DATASETS
-    data = load_binary_images(name, num_examples=2000)
+    try:
+        data = load_binary_images(name, num_examples=2000)
+    except AssetError as error:
+        if "are not in" not in str(error):  # else they are not installed
+            raise
+        pytest.skip(str(error))
     features = np.c_[data.features, np.ones(2000)]
     weights = np.linalg.lstsq(features[::2], data.targets[::2], rcond=None)[0]
     assert np.mean(np.sign(features[1::2] @ weights) == data.targets[1::2]) > 0.95
