@@ -1,4 +1,4 @@
-"""Flags for ways of training on one batch, which ``zoft-bench step`` times and ``zoft-bench memory`` predicts."""
+"""Flags for ways of training on a batch, which ``zoft-bench`` times (``step``, ``growth``) or predicts (``memory``)."""
 
 from __future__ import annotations
 
