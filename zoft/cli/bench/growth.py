@@ -98,7 +98,10 @@ def run(training: GrowthWays, options: GrowthArguments) -> None:
         content["results"].append(_result(point, options.rounds, done))
         _write(folder, content)
     content["exponents"] = _exponents(content["results"])
-    title = f"{workload.dtype}, loss {workload.loss}, {where['device']}"
+    title = (
+        f"models on {workload.batch_size} x {workload.length} tokens, batches on {workload.model}; {workload.dtype}, "
+        f"loss {workload.loss}, {where['device']}"
+    )
     print(f"{title}; {where['processor']}, {where['threads']} threads, torch {where['torch']}\n")
     print(markdown(content["results"], content["exponents"]), flush=True)
     if folder is not None:
