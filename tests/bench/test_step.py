@@ -80,9 +80,10 @@ def test_figures_are_those_of_the_workload() -> None:
 def test_ratios_are_to_the_forwards_that_a_step_needs() -> None:
     one: dict[str, Any] = {"name": "forward", "trained": 5, "forwards": 1, "step_seconds": 1.0, "forward_seconds": 1.0}
     rest: dict[str, Any] = {"tokens_per_second": 7.0, "peak_bytes": 2**20, "joules_per_step": None}
+    rest["roofline"] = {"shortest_seconds": 0.8, "bound_by": "memory", "times_shortest": 3.75}
     two = {"name": "mezo", "trained": 5, "forwards": 2, "step_seconds": 3.0, "forward_seconds": 1.0}
     rows = markdown([{**one, **rest}, {**two, **rest, "peak_bytes": 3 * 2**20}]).splitlines()
-    assert "| mezo | 5 | 3.000 s | 2 | 3.00 | 1.500 | 7 | 3 MiB = 3.000 x | - |" in rows
+    assert "| mezo | 5 | 3.000 s | 2 | 3.00 | 1.500 | 0.8 s, memory | 3.75 | 7 | 3 MiB = 3.000 x | - |" in rows
 
 
 @pytest.mark.parametrize(
@@ -112,4 +113,6 @@ def test_the_command_writes_table_json_and_plot(tmp_path: Path, capsys: pytest.C
     assert "| mezo:stream |" in capsys.readouterr().out
     content = json.loads((tmp_path / "step.json").read_text())
     assert content["results"][0]["name"] == "mezo:stream" and content["environment"]["torch"]
-    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+    assert content["ceilings"]["flops_per_second"] > 0 < content["results"][0]["roofline"]["times_shortest"]
+    for name in ("step.png", "roofline.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

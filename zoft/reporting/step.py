@@ -12,12 +12,30 @@ MIB = 2**20
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table: time a step, in seconds and in plain forwards, and memory, over that of inference if known."""
+    """Return the table: time a step, in seconds, in plain forwards and over the shortest possible, and memory.
+
+    Memory is also said over that of inference if this is known.
+    """
     inference = next((one["peak_bytes"] for one in results if one["name"] == "forward"), None)
-    rows = [("", "trained", "step", "forwards it needs", "takes, in forwards", "ratio", "tokens/s", "peak memory", "J")]
+    rows = [
+        (
+            "",
+            "trained",
+            "step",
+            "forwards it needs",
+            "takes, in forwards",
+            "ratio",
+            "shortest possible",
+            "/ shortest",
+            "tokens/s",
+            "peak memory",
+            "J",
+        )
+    ]
     for one in results:
         worth = one["step_seconds"] / one["forward_seconds"]
         needs = one["forwards"]
+        roof = one["roofline"]
         rows.append(
             (
                 one["name"],
@@ -26,6 +44,8 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
                 "-" if needs is None else str(needs),
                 f"{worth:.2f}",
                 "-" if needs is None else f"{worth / needs:.3f}",
+                f"{roof['shortest_seconds']:.3g} s, {roof['bound_by']}",
+                f"{roof['times_shortest']:.2f}",
                 f"{one['tokens_per_second']:.0f}",
                 _memory(one["peak_bytes"], inference),
                 "-" if one["joules_per_step"] is None else f"{one['joules_per_step']:.1f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ DEFAULT = (
 
 Loss = Callable[[], Tensor]
 
+_STATE_BYTES = 4  # a method counts its state in float32 numbers
+
 _NAME = re.compile(r"(?P<lora>lora/)?(?P<name>[^*:/]+)(\*(?P<queries>\d+))?(:(?P<placement>\w+))?")
 
 
@@ -42,6 +45,8 @@ class Contender:
         name: As the user wrote it.
         train: What is trained; see `zoft.bench.problems.trained.select_trained`.
         forwards: How many forwards a step cannot do without; None for training by gradients.
+        weight_reads: How often a step must at least read the weights.
+        writes: How often as much as the trained weights a step must at least write; beside it, a method's state.
         config: Of a zeroth-order method; None for the others.
         prepare: From a model and its loss to a function that takes one step.
     """
@@ -49,8 +54,17 @@ class Contender:
     name: str
     train: str
     forwards: int | None
+    weight_reads: int
+    writes: int
     config: ZOConfig | None
     prepare: Callable[[nn.Module, Loss], Callable[[], object]]
+
+    def written_bytes(self, model: nn.Module) -> int:
+        """Return how many bytes a step must at least write, of the weights that the model trains and of state."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        rule = None if self.config is None else build_method(self.config).rule
+        state = 0 if rule is None else sum(rule.state_size(p.shape) for p in trained)
+        return self.writes * sum(p.nbytes for p in trained) + _STATE_BYTES * state
 
 
 def contender(name: str) -> Contender:
@@ -68,20 +82,22 @@ def contender(name: str) -> Contender:
     if what in _PLAIN:
         if match["queries"] or match["placement"]:
             raise ConfigError(f"contender {name!r}: queries (*N) and a placement (:NAME) are for zeroth-order methods")
-        forwards, prepare = _PLAIN[what]
-        return Contender(name, train, forwards, None, prepare)
+        plain = _PLAIN[what]
+        return Contender(name, train, plain.forwards, plain.weight_reads, plain.writes, None, plain.prepare)
     config = ZOConfig(
         method=what,
         num_queries=int(match["queries"]) if match["queries"] else None,
         placement=match["placement"] or "auto",
     )
-    forwards = build_method(config).estimator.forwards
+    estimator = build_method(config).estimator
+    # Fewer than forwards where a pass does the work of two, or holds several points.
+    reads = 1 if config.placement == "batched" else min(estimator.forwards, len(estimator.points(0)))
 
     def zeroth_order(model: nn.Module, loss: Loss) -> Callable[[], object]:
         optimizer = ZOOptimizer(model, lr=1e-7, config=config)
         return lambda: optimizer.step(loss)
 
-    return Contender(name, train, forwards, config, zeroth_order)
+    return Contender(name, train, estimator.forwards, reads, 1, config, zeroth_order)
 
 
 def _forward(model: nn.Module, loss: Loss) -> Callable[[], object]:
@@ -132,9 +148,19 @@ def _by_gradients(make: Callable[..., torch.optim.Optimizer]) -> Callable[[nn.Mo
     return prepare
 
 
-_PLAIN: dict[str, tuple[int | None, Callable[[nn.Module, Loss], Callable[[], object]]]] = {
-    "forward": (1, _forward),
-    "as-written": (2, _as_written),
-    "sgd": (None, _by_gradients(torch.optim.SGD)),
-    "adamw": (None, _by_gradients(torch.optim.AdamW)),
+class _Plain(NamedTuple):
+    """What `Contender` says of a way of training that is no zeroth-order method."""
+
+    forwards: int | None
+    weight_reads: int
+    writes: int
+    prepare: Callable[[nn.Module, Loss], Callable[[], object]]
+
+
+_PLAIN = {
+    "forward": _Plain(1, 1, 0, _forward),
+    "as-written": _Plain(2, 2, 1, _as_written),
+    # The backward pass reads the weights too; gradients are written, weights, and AdamW's two moments.
+    "sgd": _Plain(None, 2, 2, _by_gradients(torch.optim.SGD)),
+    "adamw": _Plain(None, 2, 4, _by_gradients(torch.optim.AdamW)),
 }

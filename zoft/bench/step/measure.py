@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -14,7 +12,10 @@ import torch
 
 from zoft.bench.meters import MemoryMeter
 from zoft.bench.step.contenders import contender
+from zoft.bench.step.counted import count_forward
 from zoft.bench.step.energy import joules
+from zoft.bench.step.roofline import Work, step_work
+from zoft.bench.step.timing import seconds_of
 from zoft.bench.step.workload import Workload
 
 __all__ = ["Figures", "measure"]
@@ -26,7 +27,8 @@ class Figures:
 
     Attributes:
         name: The contender.
-        trained: How many parameters it trains.
+        parameters: How many the model has.
+        trained: How many of them it trains.
         forwards: How many forwards a step cannot do without; None for training by gradients.
         step_seconds: Median time of a step.
         forward_seconds: Median time of one plain forward, measured in between.
@@ -34,9 +36,14 @@ class Figures:
         tokens_per_second: Of the batch, counted once.
         peak_bytes: Peak memory while it trained; None where it cannot be measured.
         joules_per_step: None where the device does not say.
+        forward_flops: Of one plain forward.
+        forward_bytes: Of the weights that it reads.
+        step_flops: That a step cannot do without.
+        step_bytes: That a step must at least read and write.
     """
 
     name: str
+    parameters: int
     trained: int
     forwards: int | None
     step_seconds: float
@@ -45,6 +52,15 @@ class Figures:
     tokens_per_second: float
     peak_bytes: int | None
     joules_per_step: float | None
+    forward_flops: int
+    forward_bytes: int
+    step_flops: int
+    step_bytes: int
+
+    @property
+    def step_work(self) -> Work:
+        """What a step must at least do."""
+        return Work(self.step_flops, self.step_bytes)
 
 
 def measure(workload: Workload, name: str, rounds: int) -> Figures:
@@ -67,21 +83,26 @@ def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[
     forward, step = contender("forward").prepare(model, loss), chosen.prepare(model, loss)
     for warm_up in (forward, step, step):
         warm_up()
+    plain = count_forward(model, loss)
+    least = step_work(
+        plain, forwards=chosen.forwards, weight_reads=chosen.weight_reads, written=chosen.written_bytes(model)
+    )
     count = chosen.forwards or 1
-    forwards = [_seconds(forward, device, count) / count]
+    forwards = [seconds_of(forward, device, count) / count]
     meter = MemoryMeter(device)
     steps, energies = [], []
     for _ in range(rounds):
         before = joules(device)
-        steps.append(_seconds(step, device))
+        steps.append(seconds_of(step, device))
         after = joules(device)
         if before is not None and after is not None:
             energies.append(after - before)
-        forwards.append(_seconds(forward, device, count) / count)
+        forwards.append(seconds_of(forward, device, count) / count)
     step_seconds = statistics.median(steps)
     return asdict(
         Figures(
             name=name,
+            parameters=sum(p.numel() for p in model.parameters()),
             trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
             forwards=chosen.forwards,
             step_seconds=step_seconds,
@@ -90,16 +111,9 @@ def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[
             tokens_per_second=workload.tokens / step_seconds,
             peak_bytes=meter.peak_bytes(),
             joules_per_step=statistics.median(energies) if energies else None,
+            forward_flops=plain.flops,
+            forward_bytes=plain.bytes,
+            step_flops=least.flops,
+            step_bytes=least.bytes,
         )
     )
-
-
-def _seconds(work: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started

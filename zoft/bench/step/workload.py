@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from zoft.bench.problems.trained import select_trained
+from zoft.bench.step.shapes import SHAPES, shape
 from zoft.checks import check_choice, check_count
 from zoft.errors import ConfigError
 from zoft.tasks.assets import is_packaged, resolve_model
@@ -21,44 +21,6 @@ from zoft.tasks.token_scoring import conversation_losses
 __all__ = ["DTYPES", "LOSSES", "SHAPES", "Workload"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def _opt(hidden: int, layers: int, heads: int) -> dict[str, Any]:
-    return {
-        "model_type": "opt",
-        "hidden_size": hidden,
-        "word_embed_proj_dim": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "ffn_dim": 4 * hidden,
-        "vocab_size": 50272,
-    }
-
-
-def _llama(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, Any]:
-    return {
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "intermediate_size": intermediate,
-        "vocab_size": 32000,
-    }
-
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "shape:llama-10m": _llama(128, 8, 4, 344),
-    "shape:llama-30m": _llama(320, 8, 5, 864),
-    "shape:opt-125m": _opt(768, 12, 12),
-    "shape:opt-350m": _opt(1024, 24, 16),
-    "shape:opt-1.3b": _opt(2048, 24, 32),
-    "shape:opt-13b": _opt(5120, 40, 40),
-    "shape:opt-30b": _opt(7168, 48, 56),
-    "shape:llama-7b": _llama(4096, 32, 32, 11008),
-}
-"""Published sizes of models (Zhang et al. 2022, arXiv 2205.01068; Touvron et al. 2023, arXiv 2302.13971), and two small
-ones. Their weights are random: speed and memory do not depend on them."""
 
 
 def _label_loss(model: nn.Module, ids: Tensor) -> Tensor:
@@ -95,7 +57,7 @@ class Workload:
     """What is timed.
 
     Attributes:
-        model: ``packaged:NAME``, a folder, a Hub name, or one of `SHAPES`.
+        model: ``packaged:NAME``, a folder, a Hub name, or a shape; see `zoft.bench.step.shapes`.
         dtype: Of the weights.
         batch_size: Rows.
         length: Tokens of each; none is padding.
@@ -115,8 +77,7 @@ class Workload:
         check_choice("loss", self.loss, LOSSES)
         check_count("batch_size", self.batch_size)
         check_count("length", self.length)
-        if self.model.startswith("shape:"):
-            check_choice("model", self.model, SHAPES)
+        shape(self.model)
 
     @property
     def tokens(self) -> int:
@@ -132,7 +93,7 @@ class Workload:
         device = torch.device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            if self.model in SHAPES:
+            if shape(self.model) is not None:
                 with device:
                     base = self._without_values()
             else:
@@ -163,8 +124,8 @@ class Workload:
 
     def _without_values(self) -> PreTrainedModel:
         """Return the model that the configuration describes, as it is before training."""
-        if self.model in SHAPES:
-            settings = dict(SHAPES[self.model])
+        settings = shape(self.model)
+        if settings is not None:
             config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         else:
             try:

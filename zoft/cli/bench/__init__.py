@@ -10,6 +10,7 @@ PROG = "zoft-bench"
 COMMANDS: dict[str, str] = {  # name: what it does, for the help; the module of that name here has its main(argv)
     "methods": "compare methods at equal forwards, tuned by one rule (docs/benchmark.md)",
     "step": "one training step beside plain inference: time, memory, energy (docs/performance.md)",
+    "growth": "how the time of a step grows with the model and the batch (docs/performance.md)",
     "memory": "peak memory of ways of training, predicted before a model is loaded (docs/performance.md)",
     "nzk": "the neural zeroth-order kernel: theory against training, with figures (docs/nzk.md)",
 }

@@ -22,7 +22,7 @@ class StepArguments:
     _argument_group_name = "step"
 
     rounds: int = field(default=5, metadata={"help": "Steps that are timed, each beside plain forwards."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for step.json and step.png."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for step.json, step.png and roofline.png."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parsed = parse_cli(
         sys.argv[1:] if argv is None else argv,
         prog=PROG,
-        description="Time a training step of several methods beside plain inference, and measure memory.",
+        description="Time a training step of several methods beside plain inference and the shortest time that this "
+        "machine allows, and measure memory.",
         groups=(TrainingWays, StepArguments),
         training=False,
     )
@@ -44,10 +45,14 @@ def run(training: TrainingWays, options: StepArguments) -> None:
     Raises:
         ConfigError: An option is unknown or out of range.
     """
+    from zoft.bench.step.ceilings import measure_ceilings
     from zoft.bench.step.measure import measure
+    from zoft.bench.step.roofline import bound
     from zoft.checks import check_count
     from zoft.environment import environment
     from zoft.reporting.figures import require_matplotlib
+    from zoft.reporting.roofline import ceilings_line
+    from zoft.reporting.roofline import plot as plot_roofline
     from zoft.reporting.step import markdown, plot
 
     check_count("rounds", options.rounds)
@@ -56,20 +61,29 @@ def run(training: TrainingWays, options: StepArguments) -> None:
     if options.output_dir is not None:
         require_matplotlib()
         folder = make_output_dir(options.output_dir)
-    results: list[dict[str, Any]] = []
+    print("measuring what the machine can do", file=sys.stderr, flush=True)
+    ceilings = measure_ceilings(workload.dtype, workload.device)
+    measured = []
     for name in names:
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        results.append(asdict(measure(workload, name, options.rounds)))
+        measured.append(measure(workload, name, options.rounds))
+    # Once more, in case the machine was busy then.
+    ceilings = ceilings.or_higher(measure_ceilings(workload.dtype, workload.device))
+    results: list[dict[str, Any]] = [
+        {**asdict(one), "roofline": asdict(bound(one.step_work, ceilings, one.step_seconds))} for one in measured
+    ]
     where = environment(workload.device)
     title = f"{workload.model}, {workload.dtype}, {workload.batch_size} x {workload.length} tokens, {where['device']}"
-    print(f"{title}; {where['processor']}, {where['threads']} threads, torch {where['torch']}\n")
+    print(f"{title}; {where['processor']}, {where['threads']} threads, torch {where['torch']}")
+    print(f"{ceilings_line(asdict(ceilings))}\n")
     print(markdown(results), flush=True)
     if folder is not None:
-        content = {"workload": asdict(workload), "environment": where, "results": results}
+        content = {"workload": asdict(workload), "environment": where, "ceilings": asdict(ceilings), "results": results}
         with writing(f"output_dir {options.output_dir!r}"):
             (folder / "step.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             plot(results, title, folder / "step.png")
-        print(f"wrote step.json, step.png to {folder}", file=sys.stderr)
+            plot_roofline(results, asdict(ceilings), title, folder / "roofline.png")
+        print(f"wrote step.json, step.png, roofline.png to {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Flags for ways of training on one batch, which ``zoft-bench step`` times and ``zoft-bench memory`` predicts."""
+"""Flags for ways of training on a batch, which ``zoft-bench`` times (``step``, ``growth``) or predicts (``memory``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class TrainingWays:
 
     model: str = field(
         default="packaged:smollm2-135m-instruct",
-        metadata={"help": "A packaged model, a folder, a Hub id, or shape:NAME with random weights (shape:opt-13b)."},
+        metadata={
+            "help": "A packaged model, a folder, a Hub id, or random weights: shape:NAME (shape:opt-13b), or a Llama "
+            "of any size (shape:llama:30M)."
+        },
     )
     dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
     batch_size: int = field(default=16, metadata={"help": "Rows of the batch."})
