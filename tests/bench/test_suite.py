@@ -98,8 +98,8 @@ def test_each_recipe_is_valid(path: Path) -> None:
     assert made.name == path.stem and len(made.seeds) >= 3
 
 
-def test_there_are_three_tiers() -> None:
-    assert [path.stem for path in RECIPES] == ["full", "medium", "small"]
+def test_there_are_four_tiers() -> None:
+    assert [path.stem for path in RECIPES] == ["full", "medium", "real", "small"]
 
 
 @pytest.mark.parametrize(
