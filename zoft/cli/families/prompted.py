@@ -83,7 +83,8 @@ def load(parsed: ParsedArguments, rows: Any = None) -> tuple[Any, Any]:
     task = _task(parsed)
     metric(task.metric, has_classes=task.columns.label is not None)  # an unknown one is to be known before all else
     model, tokenizer = load_for(parsed, task)
-    learn_whether_prompts_are_shared(model)
+    if rows is not None:  # a replay has none, and evaluates nothing
+        learn_whether_prompts_are_shared(model)
     return model, tokenizer
 
 
