@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,37 @@ def test_an_encoders_head_starts_where_a_linear_probe_ends(bert: str, reviews: d
     assert "head.weight" in names and any("attention" in name for name in names)
     losses = problem.losses(torch.arange(16))
     assert torch.equal(losses, problem.losses(torch.arange(16))), "dropout is off"
+
+
+TOPICS = {"shifted": None, "labels": ["plot", "film", "neither"]}
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> str:
+    """Rows of three classes, named by words."""
+    lines = [
+        f'{{"text": "{adverb} {word} {noun} is {other}", "label": "{TOPICS["labels"][number]}"}}'
+        for number, noun in enumerate(("plot", "film", "fine"))
+        for adverb in ("a", "the", "this", "that")
+        for word in WORDS[:3]
+        for other in WORDS[:6]
+    ]
+    (tmp_path / "topics.jsonl").write_text("\n".join(lines))
+    return str(tmp_path / "topics.jsonl")
+
+
+def test_an_encoder_tells_as_many_classes_as_there_are_labels(bert: str, topics: str) -> None:
+    problem = build(kind="encoder", model=bert, train_rows=150, eval_rows=20, dataset=topics, **TOPICS)
+    assert problem.splits == ("dev", "test") and problem.model.head.weight.shape == (3, 16)
+    assert problem.chance("test").loss == pytest.approx(math.log(3.0))
+    assert problem.scores("test").accuracy > 0.9, "the noun says the class, and a linear probe finds that"
+
+
+def test_a_prompted_model_is_asked_for_one_of_the_labels(llama: str, topics: str) -> None:
+    words = {"template": "{text} that was a", "label_words": ["plot", "film", "fine"]}
+    problem = build(kind="prompted", model=llama, train_rows=150, eval_rows=20, dataset=topics, **TOPICS, **words)
+    assert problem.splits == ("dev", "test") and problem.losses(torch.arange(4)).shape == (4,)
+    assert problem.chance("test").loss == pytest.approx(math.log(3.0))
 
 
 def test_an_encoder_trains_an_adapter_and_its_head(bert: str, reviews: dict[str, str]) -> None:

@@ -83,7 +83,20 @@ def test_the_plan_holds_each_learning_rate_and_seed_once() -> None:
 def test_a_method_may_appear_with_several_settings() -> None:
     made = suite(methods=["mezo", "many"], settings={"many": {"method": "mezo", "num_queries": 8, "lr_centre": 1}})
     run = made.run("cancer", "many", 1.0, 0, "final")
-    assert (run.optimiser, run.options["num_queries"], made.centre("many")) == ("mezo", 8, 1.0)
+    assert (run.optimiser, run.options["num_queries"], made.centre("many", "cancer")) == ("mezo", 8, 1.0)
+
+
+def test_settings_of_a_problem_go_over_those_of_the_method() -> None:
+    two = {"cancer": dict(PROBLEM), "noisy": {**PROBLEM, "label_noise": 0.1}}
+    made = suite(
+        problems=two,
+        settings={"mezo": {"zo_eps": 1e-2, "lr_centre": 1.0}},
+        settings_on={"noisy": {"mezo": {"lr_centre": 2.0}, "fo_sgd": {"lr_centre": 3.0}}},
+    )
+    centres = [made.centre(method, problem) for problem in two for method in ("mezo", "fo_sgd")]
+    assert centres == [1.0, made.lr_centre, 2.0, 3.0]
+    runs = [run for run in plan(made, {}, made.method_names) if run.problem == "noisy" and run.method == "mezo"]
+    assert [(run.lr, run.options["zo_eps"]) for run in runs] == [(0.5, 1e-2), (2.0, 1e-2), (8.0, 1e-2)]
 
 
 def test_methods_can_be_left_out_of_a_problem() -> None:
@@ -98,8 +111,8 @@ def test_each_recipe_is_valid(path: Path) -> None:
     assert made.name == path.stem and len(made.seeds) >= 3
 
 
-def test_there_are_four_tiers() -> None:
-    assert [path.stem for path in RECIPES] == ["full", "medium", "real", "small"]
+def test_there_are_five_tiers() -> None:
+    assert [path.stem for path in RECIPES] == ["encoder", "full", "medium", "real", "small"]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +133,12 @@ def test_there_are_four_tiers() -> None:
         ({"settings": {"mezo": {"zo_epsilon": 1}}}, "settings: mezo: unknown key 'zo_epsilon'. Did you mean 'zo_eps'"),
         ({"settings": {"mezo": {"method_kwargs": {"rank": 1}}}}, "method 'mezo' has no option 'rank'"),
         ({"settings": {"fo_sgd": {"momentum": True}}}, "settings: fo_sgd: momentum: expected a number, got True"),
-        ({"settings": {"mezo": {"lr_centre": 0}}}, "lr_centre of mezo must be a finite number > 0, got 0"),
+        ({"settings": {"mezo": {"lr_centre": 0}}}, "lr_centre of mezo on cancer must be a finite number > 0"),
         ({"settings": "mezo"}, "settings: expected a mapping, got 'mezo'"),
+        ({"settings_on": {"cancr": {}}}, "settings_on: there is no problem 'cancr'. Did you mean 'cancer'"),
+        ({"settings_on": {"cancer": {"mzo": {}}}}, "settings_on: cancer: there is no method 'mzo'. Did you mean"),
+        ({"settings_on": {"cancer": {"mezo": {"zo_epsilon": 1}}}}, "settings: mezo: unknown key 'zo_epsilon'"),
+        ({"settings_on": {"cancer": {"mezo": {"lr_centre": 0}}}}, "lr_centre of mezo on cancer must be a finite"),
         ({"reference": "mezzo"}, "reference 'mezzo' is not among the methods. Did you mean 'mezo'"),
         ({"without": {"cancr": ["mezo"]}}, "no problem 'cancr'. Did you mean 'cancer'"),
         ({"without": {"cancer": ["mzo"]}}, "without: cancer: there is no method 'mzo'. Did you mean 'mezo'"),

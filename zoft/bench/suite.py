@@ -35,6 +35,9 @@ class Suite:
         default=None,
         metadata={"help": "Recipe only: by name, what a method gets beyond its defaults: options, lr_centre, method."},
     )
+    settings_on: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Recipe only: by problem, settings that hold there alone, over the others."}
+    )
     without: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Recipe only: by problem, methods that are not run on it."}
     )
@@ -88,26 +91,32 @@ class Suite:
             raise ConfigError("problems: expected at least one problem, got none; see recipes/bench/small.yaml.")
         for problem in self.problem_names:
             make_task(self.task(problem), f"problems: {problem}")
-        for method in _mapping(self.settings, "settings"):
-            make_optimiser(self.optimiser(method), self.options(method), f"settings: {method}")
-            self.centre(method)
-        for method in self.method_names:
-            make_optimiser(self.optimiser(method), self.options(method), f"methods: {method}")
+        for problem, settings in _mapping(self.settings_on, "settings_on").items():
+            self._check_problem(problem, "settings_on")
+            for method in _mapping(settings, f"settings_on: {problem}"):
+                self._check_method(method, f"settings_on: {problem}")
+        for problem in self.problem_names:
+            for method in dict.fromkeys((*_mapping(self.settings, "settings"), *self.method_names)):
+                where = f"{'settings' if self._settings(method, problem) else 'methods'}: {method}"
+                make_optimiser(self.optimiser(method, problem), self.options(method, problem), where)
+                self.centre(method, problem)
         for problem, names in _mapping(self.without, "without").items():
-            if problem not in self.problem_names:
-                raise ConfigError(
-                    f"without: there is no problem {problem!r}.{did_you_mean(problem, self.problem_names)}"
-                )
+            self._check_problem(problem, "without")
             for name in names if isinstance(names, list) else [names]:
-                if name not in self.method_names:
-                    raise ConfigError(
-                        f"without: {problem}: there is no method {name!r}.{did_you_mean(str(name), self.method_names)}"
-                    )
+                self._check_method(str(name), f"without: {problem}")
         if self.reference not in self.method_names:
             raise ConfigError(
                 f"reference {self.reference!r} is not among the methods."
                 f"{did_you_mean(self.reference, self.method_names)}"
             )
+
+    def _check_problem(self, name: str, where: str) -> None:
+        if name not in self.problem_names:
+            raise ConfigError(f"{where}: there is no problem {name!r}.{did_you_mean(name, self.problem_names)}")
+
+    def _check_method(self, name: str, where: str) -> None:
+        if name not in self.method_names:
+            raise ConfigError(f"{where}: there is no method {name!r}.{did_you_mean(name, self.method_names)}")
 
     @property
     def problem_names(self) -> tuple[str, ...]:
@@ -132,22 +141,23 @@ class Suite:
         task: Mapping[str, Any] = _mapping(self.problems, "problems")[problem]
         return task
 
-    def optimiser(self, method: str) -> str:
-        """Return what a method of the suite is: itself, or what its settings name as ``method``."""
-        return str(self._settings(method).get("method", method))
+    def optimiser(self, method: str, problem: str) -> str:
+        """Return what a method of the suite is on a problem: itself, or what its settings name as ``method``."""
+        return str(self._settings(method, problem).get("method", method))
 
-    def options(self, method: str) -> dict[str, Any]:
-        """Return the options of a method's optimiser."""
+    def options(self, method: str, problem: str) -> dict[str, Any]:
+        """Return the options of a method's optimiser on a problem."""
         from zoft.bench.optimisers import BASELINES
 
-        own = {key: value for key, value in self._settings(method).items() if key not in ("method", "lr_centre")}
-        return own if self.optimiser(method) in BASELINES else {"placement": self.zo_placement, **own}
+        settings = self._settings(method, problem)
+        own = {key: value for key, value in settings.items() if key not in ("method", "lr_centre")}
+        return own if self.optimiser(method, problem) in BASELINES else {"placement": self.zo_placement, **own}
 
-    def centre(self, method: str) -> float:
-        """Return the middle of a method's grid of learning rates."""
-        centre = self._settings(method).get("lr_centre", self.lr_centre)
+    def centre(self, method: str, problem: str) -> float:
+        """Return the middle of a method's grid of learning rates on a problem."""
+        centre = self._settings(method, problem).get("lr_centre", self.lr_centre)
         if isinstance(centre, bool) or not isinstance(centre, (int, float)) or not 0.0 < centre < math.inf:
-            raise ConfigError(f"lr_centre of {method} must be a finite number > 0, got {centre!r}.")
+            raise ConfigError(f"lr_centre of {method} on {problem} must be a finite number > 0, got {centre!r}.")
         return float(centre)
 
     def run(self, problem: str, method: str, lr: float | None, seed: int, stage: Stage, factor: float = 1.0) -> Run:
@@ -156,8 +166,8 @@ class Suite:
             problem=problem,
             task=self.task(problem),
             method=method,
-            optimiser=self.optimiser(method),
-            options=self.options(method),
+            optimiser=self.optimiser(method, problem),
+            options=self.options(method, problem),
             lr=lr,
             lr_factor=factor,
             seed=seed,
@@ -167,9 +177,10 @@ class Suite:
             device=self.device,
         )
 
-    def _settings(self, method: str) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = _mapping(_mapping(self.settings, "settings").get(method), f"settings: {method}")
-        return settings
+    def _settings(self, method: str, problem: str) -> Mapping[str, Any]:
+        on_all = _mapping(_mapping(self.settings, "settings").get(method), f"settings: {method}")
+        here = _mapping(_mapping(self.settings_on, "settings_on").get(problem), f"settings_on: {problem}")
+        return {**on_all, **_mapping(here.get(method), f"settings_on: {problem}: {method}")}
 
 
 def only(suite: Suite, methods: Sequence[str]) -> tuple[str, ...]:

@@ -50,9 +50,9 @@ def grid(centre: float, ratio: float, points: int) -> list[float]:
 
 def tune(suite: Suite, results: Results, problem: str, method: str) -> Tuned:
     """Apply the rule to one method on one problem."""
-    if not takes_lr(suite, method):
+    if not takes_lr(suite, method, problem):
         return Tuned()
-    rates = grid(suite.centre(method), suite.lr_ratio, suite.lr_points)
+    rates = grid(suite.centre(method, problem), suite.lr_ratio, suite.lr_points)
     for extensions_left in range(suite.lr_max_extensions, -1, -1):
         tried = tuple(suite.run(problem, method, lr, suite.tuning_seed, "tuning") for lr in rates)
         wanted = tuple(run for run in tried if run.id not in results)
@@ -118,9 +118,9 @@ def count_missing(suite: Suite, results: Results, problem: str, method: str) -> 
     return sum(run.id not in results for run in finals)
 
 
-def takes_lr(suite: Suite, method: str) -> bool:
+def takes_lr(suite: Suite, method: str, problem: str) -> bool:
     """Return whether a method of the suite has a learning rate to tune."""
-    return make_optimiser(suite.optimiser(method), suite.options(method), method).tunes_lr
+    return make_optimiser(suite.optimiser(method, problem), suite.options(method, problem), method).tunes_lr
 
 
 def _dev_loss(result: Mapping[str, Any]) -> float:

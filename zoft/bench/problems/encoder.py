@@ -1,4 +1,4 @@
-"""A sentence encoder with a linear head on the mean of its last layer, for the sentiment of film reviews.
+"""A sentence encoder with a linear head on the mean of its last layer; by default, for the sentiment of film reviews.
 
 The head starts where logistic regression on the frozen encoder's features ends (a linear probe), since with a
 random head forward-only steps learn next to nothing, and fine-tuning first distorts the features (Kumar et al. 2022,
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from zoft.bench.problems.classification import Classification, Split, flip_labels
-from zoft.bench.problems.reviews import load_reviews
+from zoft.bench.problems.texts import load_texts
 from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
-
-CLASSES = 2
+from zoft.tasks.rows import Columns
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class Encoder:
     Attributes:
         model: An encoder: ``packaged:minilm-l6``, a Hub name or a folder.
         train: What of the encoder is trained beside the head: ``full``, ``lora`` or a pattern of parameter names.
-        dataset: What is trained on.
-        shifted: What the ``shifted`` split is made of.
+        dataset: What is trained on: rows with ``text`` and ``label``.
+        labels: The data's labels.
+        shifted: What the ``shifted`` split is made of; null where nothing else has these labels.
         train_rows: Rows to train on.
         eval_rows: Rows of each of the other splits.
         label_noise: Share of training labels that are made wrong, in [0, 1); the probe sees them too.
@@ -43,7 +43,8 @@ class Encoder:
     model: str = "packaged:minilm-l6"
     train: str = "full"
     dataset: str = "packaged:rotten-tomatoes"
-    shifted: str = "packaged:imdb"
+    labels: tuple[str, ...] = ("0", "1")
+    shifted: str | None = "packaged:imdb"
     train_rows: int = 1000
     eval_rows: int = 500
     label_noise: float = 0.0
@@ -61,11 +62,11 @@ class Encoder:
         splits = {}
         for name, (tokens, labels) in encoded.items():
             if name == "train":
-                labels = flip_labels(labels, self.label_noise, CLASSES, seed)
+                labels = flip_labels(labels, self.label_noise, len(self.labels), seed)
             splits[name] = Split(labels, _Batches(tokens, device))
         encoder = select_trained(AutoModel.from_pretrained(folder), self.train, seed)
         model = Pooled(encoder, _probe(_features(self, folder), splits["train"].labels)).to(device)
-        return Classification(model, model, splits, classes=CLASSES, batch_size=self.batch_size)
+        return Classification(model, model, splits, classes=len(self.labels), batch_size=self.batch_size)
 
 
 class Pooled(nn.Module):
@@ -77,7 +78,7 @@ class Pooled(nn.Module):
         self.head = head
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of the classes, [B, 2], for tokens [B, L]."""
+        """Return the scores of the classes, [B, classes], for tokens [B, L]."""
         hidden = self.encoder(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         scores: Tensor = self.head((hidden * mask).sum(1) / mask.sum(1))
@@ -99,8 +100,10 @@ class _Batches:
 @cache
 def _encode(options: Encoder, folder: str) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    columns = Columns(text=("text",), label="label", labels=options.labels)
+    splits = load_texts(columns, options.dataset, options.shifted, options.train_rows, options.eval_rows)
     encoded = {}
-    for name, rows in load_reviews(options.dataset, options.shifted, options.train_rows, options.eval_rows).items():
+    for name, rows in splits.items():
         texts = [row["text"] for row in rows]
         tokens = tokenizer(
             texts,
@@ -110,7 +113,7 @@ def _encode(options: Encoder, folder: str) -> dict[str, tuple[dict[str, Tensor],
             padding_side="right",
             return_tensors="pt",
         )
-        encoded[name] = (dict(tokens), torch.tensor([int(row["label"]) for row in rows]))
+        encoded[name] = (dict(tokens), torch.tensor([options.labels.index(str(columns.class_of(row))) for row in rows]))
     return encoded
 
 
@@ -129,9 +132,9 @@ def _probe(features: Tensor, labels: Tensor) -> nn.Linear:
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(max_iter=1000).fit(features.numpy(), labels.numpy())
-    head = nn.Linear(features.shape[1], CLASSES)
-    # Two classes have one row of weights; half of it on either side gives the same probabilities.
+    head = nn.Linear(features.shape[1], max(2, len(fitted.intercept_)))
     for parameter, found in ((head.weight, fitted.coef_), (head.bias, fitted.intercept_)):
-        half = torch.tensor(found, dtype=torch.float32) / 2
-        parameter.copy_(torch.cat([-half, half]))
+        rows = torch.tensor(found, dtype=torch.float32)
+        # Two classes have one row of weights; half of it on either side gives the same probabilities.
+        parameter.copy_(torch.cat([-rows / 2, rows / 2]) if len(rows) == 1 else rows)
     return head

@@ -1,4 +1,4 @@
-"""A language model that is prompted for the sentiment of film reviews, as ``zoft-train`` does it."""
+"""A language model that is prompted for a text's class, as ``zoft-train`` does it; by default, of film reviews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from zoft.bench.problems.classification import Classification, Split, flip_labels
-from zoft.bench.problems.reviews import load_reviews
+from zoft.bench.problems.texts import load_texts
 from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_choice, check_count, check_share
 from zoft.tasks.assets import is_packaged, resolve_model
@@ -31,10 +31,11 @@ class Prompted:
         model: A causal language model, or with ``[MASK]`` in the template a masked one, as ``zoft-train`` names it.
         train: ``full``, ``lora`` or a pattern of parameter names.
         dtype: Of the weights: float32, bfloat16 or float16.
-        template: The prompt around ``{text}``.
-        label_words: What negative and positive are called.
+        template: The prompt, around the data's columns.
+        label_words: What the classes are called.
+        labels: The data's labels, in the order of ``label_words``; by default 0, 1, ...
         dataset: What is trained on.
-        shifted: What the ``shifted`` split is made of.
+        shifted: What the ``shifted`` split is made of; null where nothing else has these labels.
         train_rows: Rows to train on.
         eval_rows: Rows of each of the other splits.
         label_noise: Share of training labels that are made wrong, in [0, 1).
@@ -47,8 +48,9 @@ class Prompted:
     dtype: str = "float32"
     template: str = "Review: {text}\nOverall, the movie was"
     label_words: tuple[str, ...] = ("boring", "excellent")
+    labels: tuple[str, ...] | None = None
     dataset: str = "packaged:rotten-tomatoes"
-    shifted: str = "packaged:imdb"
+    shifted: str | None = "packaged:imdb"
     train_rows: int = 1000
     eval_rows: int = 200
     label_noise: float = 0.0
@@ -59,7 +61,12 @@ class Prompted:
         check_share("label_noise", self.label_noise)
         check_count("batch_size", self.batch_size)
         check_choice("dtype", self.dtype, DTYPES)
-        PromptedTask(self.template, self.label_words)
+        _ = self.task
+
+    @property
+    def task(self) -> PromptedTask:
+        """How a row becomes a prompt and options."""
+        return PromptedTask(self.template, self.label_words, self.labels)
 
     def build(self, seed: int, device: torch.device) -> Classification:
         """See :class:`zoft.bench.problems.Task`."""
@@ -96,7 +103,6 @@ class _Batches:
 
 @cache
 def _encode(options: Prompted, folder: str) -> tuple[dict[str, EncodedPrompts], PromptedCollator]:
-    task = PromptedTask(options.template, options.label_words)
-    encoder = PromptEncoder(task, AutoTokenizer.from_pretrained(folder), options.max_length)
-    rows = load_reviews(options.dataset, options.shifted, options.train_rows, options.eval_rows)
+    encoder = PromptEncoder(options.task, AutoTokenizer.from_pretrained(folder), options.max_length)
+    rows = load_texts(options.task.columns, options.dataset, options.shifted, options.train_rows, options.eval_rows)
     return {name: encoder.encode(split) for name, split in rows.items()}, encoder.collator()
