@@ -1,10 +1,10 @@
 """From measurements to a step size: how far the quadratic model carries, and when to be careful.
 
 A step ``-lr G`` changes the loss by ``-lr (g . G) + lr^2 / 2 (G^T H G)``. With G = length * u, u of unit length an
-element, slopes and curvatures along u over several steps give the lr that lowers the loss most, ``sum length * slope /
-sum length^2 * curvature``. With one query and no minibatch noise it is about ``1 / tr H`` for MeZO, half of its
-mean-square stability bound (arXiv 2604.14669). A step is taken along its own batch's noise, too: slopes on the next
-batch do not contain that.
+element, slopes and curvatures along u over several steps give the lr that lowers the steps' own losses most, ``sum
+length * slope / sum length^2 * curvature``. With one query it is about ``1 / tr H`` for MeZO, half of its mean-square
+stability bound (arXiv 2604.14669). A step is taken along its own batch's noise, too: of its slope on that batch,
+another one confirms a part.
 """
 
 from __future__ import annotations
@@ -14,41 +14,28 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Gain:
-    """Sums over the checks of past steps, older ones fading, of what a step gains and costs.
+class Reach:
+    """Sums over the checks of past steps, older ones fading, of what a step gains on its own batch, and costs.
 
     Attributes:
         own: Of length * slope, as the step's own batch saw it.
         cost: Of length^2 * curvature.
-        fresh: Of length * slope, as the next batch saw it: without the minibatch noise along which the step was taken.
-            It needs more checks than the others to be known, so it fades more slowly, and with it its own cost.
-        fresh_cost: As ``cost``, fading as slowly as ``fresh``.
-        weight: Of length^2, fading as ``cost``.
+        weight: Of length^2.
     """
 
     own: float = 0.0
     cost: float = 0.0
-    fresh: float = 0.0
-    fresh_cost: float = 0.0
     weight: float = 0.0
 
-    def fade(self, keep: float, keep_fresh: float) -> None:
+    def fade(self, keep: float) -> None:
         """Let what is known count for less."""
         self.own, self.cost, self.weight = keep * self.own, keep * self.cost, keep * self.weight
-        self.fresh, self.fresh_cost = keep_fresh * self.fresh, keep_fresh * self.fresh_cost
 
-    def add(self, length: float, own: float, fresh: float, curvature: float) -> None:
-        """Take in one step: its length, its slope on its own and on the next batch, and the curvature."""
+    def add(self, length: float, own: float, curvature: float) -> None:
+        """Take in one step: its length, its slope on its own batch, and the curvature."""
         self.own += length * own
         self.cost += length * length * curvature
-        self.fresh += length * fresh
-        self.fresh_cost += length * length * curvature
         self.weight += length * length
-
-    def expect(self, signal: float, share: float) -> None:
-        """Add ``share`` times what is known, as if the given part of all slopes had been seen on the next batch."""
-        self.fresh += share * signal * self.own
-        self.fresh_cost += share * self.cost
 
     @property
     def curvature(self) -> float:
@@ -56,14 +43,30 @@ class Gain:
         return self.cost / self.weight if self.weight else 0.0
 
     @property
-    def reach(self) -> float:
+    def lr(self) -> float:
         """The lr that lowers the steps' own losses most: all that curvature allows; 0 while nothing is known."""
         return max(0.0, self.own / self.cost) if self.cost > 0.0 else 0.0
 
-    @property
-    def best(self) -> float:
-        """The lr that lowers the next batches' losses most; not negative."""
-        return max(0.0, self.fresh / self.fresh_cost) if self.fresh_cost > 0.0 else 0.0
+
+@dataclass
+class Signal:
+    """Which part of the slopes that steps have on their own batches another batch confirms.
+
+    Attributes:
+        own: Sum over past steps, older ones fading, of what they gain to first order, as their own batches saw it.
+        confirmed: The same as another batch sees it.
+    """
+
+    own: float = 0.0
+    confirmed: float = 0.0
+
+    def add(self, own: float, confirmed: float, keep: float) -> None:
+        """Let what is known count for less, and take in more."""
+        self.own, self.confirmed = keep * self.own + own, keep * self.confirmed + confirmed
+
+    def share(self, expected: float, weight: float) -> float:
+        """Return the part, in [0, 1], as if steps of that ``weight`` had been seen with the ``expected`` one before."""
+        return min(1.0, max(0.0, (self.confirmed + expected * weight) / (self.own + weight)))
 
 
 # Loss statistics: what a step leaves of the slow and the fast mean, the steps until they mean something, and the rise
