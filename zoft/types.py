@@ -165,9 +165,9 @@ class StepRecord:
         scalars: The method's summed scalars.
         lrs: Learning rate of each parameter group.
         skipped: The step was dropped (non-finite loss); the weights did not move.
-        probe: With ``zo_lr="auto"``: zo_eps from the next step on, and the loss's slope and curvature along the last
-            step's direction of unit length an element, zeros where they were not measured; in the step that measures
-            zo_eps, the loss's noise in the slope's place. Else empty.
+        probe: With ``zo_lr="auto"``: zo_eps from the next step on, how much higher the batch's loss is at earlier
+            weights, and its curvature along the last step's direction of unit length an element, zeros where they were
+            not measured; in the step that measures zo_eps, the loss's noise in the second place. Else empty.
     """
 
     step: int

@@ -19,8 +19,10 @@ from zoft.bench.objective import GRADIENT, HESSIAN_PRODUCT, LOSS, BudgetSpentErr
 from zoft.bench.optimisers import BASELINES, make_optimiser, optimiser_names
 from zoft.bench.problems import Problem, Scores, make_task
 from zoft.bench.runner import attempt
+from zoft.bench.tuning import plan
 from zoft.errors import NonFiniteLossError
 from zoft.method import build_method
+from zoft.step_size import ladder
 
 QUICK = (*DISTINCT, *BASELINES)
 ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in optimiser_names()]
@@ -44,6 +46,19 @@ def tangents(name: str) -> int:
 
 def weights(problem: Problem) -> list[Tensor]:
     return [p.detach().clone() for p in problem.model.parameters()]
+
+
+def test_a_step_size_that_is_measured_is_paid_for_and_not_tuned() -> None:
+    optimiser = make_optimiser("mezo", {"placement": "snapshot", "zo_lr": "auto"}, "mezo_auto")
+    assert not optimiser.tunes_lr
+    problem, steps = cancer(), []
+    objective = Objective(problem, 0, BUDGET, lambda objective: steps.append(objective.spent))
+    with contextlib.suppress(BudgetSpentError):
+        optimiser.minimise(objective, 1.0)
+    assert objective.spent <= BUDGET and len(steps) < BUDGET / 2 - ladder.NUM_POINTS / 2
+    made = suite(methods=["mezo", "measured"], settings={"measured": {"method": "mezo", "zo_lr": "auto"}})
+    first = [run for run in plan(made, {}, made.method_names) if run.method == "measured"]
+    assert [(run.lr, run.stage, run.seed) for run in first] == [(None, "final", seed) for seed in made.seeds]
 
 
 @pytest.mark.parametrize("name", ALL)

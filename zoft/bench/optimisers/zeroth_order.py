@@ -19,7 +19,7 @@ class ZerothOrder:
 
     ``placement`` says where perturbed weights are kept, which changes time and memory; methods that do not move
     weights have one of their own. With ``auto`` and ``stream`` the first step costs two more forwards: the proof that
-    all weights are reached.
+    all weights are reached. With ``zo_lr: auto`` nothing is tuned, and all that it evaluates is paid for.
     """
 
     method: str
@@ -28,6 +28,7 @@ class ZerothOrder:
     distribution: str | None = None
     shared_vector: str = "batch"
     placement: str = "auto"
+    zo_lr: str | None = None
     method_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -36,7 +37,7 @@ class ZerothOrder:
     @property
     def tunes_lr(self) -> bool:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
-        return True
+        return self.zo_lr is None
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`; an unfinished estimate leaves the weights alone."""
@@ -57,6 +58,7 @@ class ZerothOrder:
             seed=seed,
             distribution=self.distribution,
             shared_vector=self.shared_vector,
+            zo_lr=self.zo_lr,
             method_kwargs=self.method_kwargs,
         )
         moves_weights = build_method(config).evaluation == "moved"
