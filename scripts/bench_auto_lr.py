@@ -192,6 +192,8 @@ def last_layer(lora: bool) -> Callable[[int], nn.Module]:
 
 MEZO: dict[str, Any] = {"method": "mezo"}
 FZOO: dict[str, Any] = {"method": "fzoo"}
+MEAZO: dict[str, Any] = {"method": "meazo"}
+LOZO: dict[str, Any] = {"method": "lozo"}
 CASES = {
     "digits-logistic-mezo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, MEZO),
     "digits-mlp-mezo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEZO),
@@ -206,6 +208,9 @@ CASES = {
         lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-2, 800, FZOO, 8
     ),
     "imdb-layer-mezo": Case(lambda: reviews("imdb", 32, 800, 400, False), last_layer(False), 1e-4, 800, MEZO, 8),
+    "digits-mlp-meazo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEAZO),
+    "digits-logistic-lozo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, LOZO),
+    "imdb-head-meazo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, MEAZO),
 }
 
 

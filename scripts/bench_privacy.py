@@ -32,9 +32,10 @@ from transformers import AutoModel, AutoTokenizer
 
 import zoft
 from zoft.bench.problems.encoder import Pooled
-from zoft.bench.problems.reviews import load_reviews
+from zoft.bench.problems.texts import load_texts
 from zoft.privacy import PoissonBatches, PrivacyConfig, PrivacyPlan
 from zoft.tasks.assets import resolve_model
+from zoft.tasks.rows import Columns
 
 ROWS, HELD_OUT, BATCH, STEPS, DELTA = 1024, 800, 64, 200, 1e-5
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
@@ -59,7 +60,8 @@ def reviews() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     folder = str(resolve_model("packaged:minilm-l6"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoder = Pooled(AutoModel.from_pretrained(folder), nn.Identity()).eval()
-    splits = load_reviews("packaged:rotten-tomatoes", "packaged:imdb", ROWS, HELD_OUT)
+    columns = Columns(text=("text",), label="label", labels=("0", "1"))
+    splits = load_texts(columns, "packaged:rotten-tomatoes", None, ROWS, HELD_OUT)
     found = []
     for rows in (splits["train"], splits["test"]):
         texts = [row["text"] for row in rows]

@@ -25,10 +25,10 @@ CHECK_FORWARDS = 4
 FIRST_CHECKS = 4  # before a step moves, so that no single flat direction decides
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.1, 4.0
-# What a check leaves of the earlier ones' weight, in what is known of curvature; and a step, of what was confirmed.
+# What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.998
-# The part of a slope that is expected to be confirmed, and as how many steps that counts.
-EXPECTED, EXPECTED_STEPS = 0.1, 100.0
+# The part of a slope that is expected to be confirmed, and as how many directions that counts.
+EXPECTED, EXPECTED_TERMS = 0.1, 100.0
 # The step size as a part of that which lowers the loss most, and its bounds as parts of what curvature alone allows.
 SAFETY, LEAST, MOST = 0.6, 0.02, 0.3
 GROWTH, SHRINK = 1.2, 2.0  # the most that it changes from one check to the next
@@ -204,15 +204,16 @@ class AutoStepSize:
         unit = math.sqrt(state.square)
         state.reach.fade(KEEP)
         state.reach.add(last.length / unit, last.gain / last.length / unit, max(abs(curvature), noise))
-        usual = state.gain * math.fsum(past.lrs) / len(past.lrs)
+        # What a direction usually gains: the noise of what is confirmed averages out over directions.
+        usual = state.gain * math.fsum(past.lrs) / past.num_terms
         if usual > 0.0:
             confirmed = past.confirmed(gained, state.reach.curvature, self._engine.zo_eps)
-            state.signal.add(past.gain / usual, confirmed / usual, KEEP_SIGNAL ** len(past.steps))
+            state.signal.add(past.gain / usual, confirmed / usual, KEEP_SIGNAL**past.num_terms)
         if past.has_moved:
             past.steps.clear()
         if state.checks < FIRST_CHECKS:
             return
-        lr = state.reach.lr * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_STEPS), MOST))
+        lr = state.reach.lr * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_TERMS), MOST))
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
 
     def _look_at(self, record: StepRecord) -> float:

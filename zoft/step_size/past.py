@@ -54,7 +54,7 @@ class Past:
     def add(self, step: PastStep) -> None:
         """Take in the present step, and forget the earliest ones beyond :data:`MOST_TERMS`."""
         self.steps.append(step)
-        while len(self.steps) > 1 and sum(len(step.terms) for step in self.steps) > MOST_TERMS:
+        while len(self.steps) > 1 and self.num_terms > MOST_TERMS:
             del self.steps[0]
 
     def went(self, lr: float) -> None:
@@ -62,6 +62,11 @@ class Past:
         self.steps[-1].lr = lr
         if lr and not self.steps[0].lr:
             del self.steps[:-1]
+
+    @property
+    def num_terms(self) -> int:
+        """How many directions the steps went along."""
+        return sum(len(step.terms) for step in self.steps)
 
     @property
     def has_moved(self) -> bool:
