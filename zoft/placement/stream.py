@@ -87,7 +87,14 @@ class StreamPlacement(Evaluated):
         ]
 
     def unused(self) -> list[str]:
-        """Names of parameters none of whose owners has run since this object was made."""
+        """Names of parameters none of whose owners has run since this object was made; none of a compiled model.
+
+        What ``torch.compile`` made runs without a call that could be noted.
+        """
+        if any(
+            module._compiled_call_impl is not None or "_orig_mod" in module._modules for module in self._model.modules()
+        ):
+            return []
         used = {t.number for module, owned in self._owners.items() if module in self._called for t in owned.values()}
         return [t.name for t in self._trainables if t.number not in used]
 
