@@ -326,6 +326,33 @@ def test_skipped_steps_leave_no_trace(tmp_path: Path) -> None:
     assert digest(base) == digest(run.model)
 
 
+def test_a_skipped_steps_infinite_loss_says_nothing_of_curvature() -> None:
+    """The check of such a step may still be finite, for it looks elsewhere."""
+    model, rates = Bowl(spectrum()), []
+    opt = auto(model, zo_eps=1e-3, nonfinite="skip")
+    for step in range(80):
+        calls = itertools.count()
+        opt.step(lambda s=step, c=calls: model() * (math.inf if next(c) == 0 and 40 <= s < 50 else 1.0))  # type: ignore[misc]
+        rates.append(opt.step_size.figures["zo_lr"])
+    assert math.isfinite(opt.step_size.state_dict()["reach"]["cost"])
+    assert rates[-1] > rates[39] / 2
+
+
+def test_a_step_whose_estimate_is_zero_is_not_taken_for_the_one_before() -> None:
+    model = Bowl(spectrum())
+    opt = auto(model, zo_eps=1e-3)
+    for _ in range(40):
+        opt.step(model)
+    while len(opt.step_size.state_dict()["past"]["steps"]) < 2:
+        opt.step(model)
+    before = opt.step_size.state_dict()
+    opt.param_groups[0]["lr"] = 0.5  # of the present step, not of the one before
+    opt.step(lambda: torch.ones(()))
+    after = opt.step_size.state_dict()
+    assert opt.last_record is not None and opt.last_record.scalars == (0.0,)
+    assert {k: after[k] for k in ("past", "square", "gain")} == {k: before[k] for k in ("past", "square", "gain")}
+
+
 def test_micro_batches_are_probed_as_one_batch() -> None:
     """The means of two halves are the whole; tolerance: the float32 loss's last places over zo_eps squared."""
     runs = [start(zo_lr="auto", zo_eps=1e-1, style=s, schedule=False).steps(0, 12) for s in ("closure", "seam")]

@@ -180,7 +180,8 @@ class AutoStepSize:
             state.noise, state.forwards = gained, ladder.NUM_POINTS
         elif self._is_due:
             state.forwards += CHECK_FORWARDS
-            self._check(gained, curvature, record.loss)
+            # A skipped step's loss may be infinite where the check's own losses are not.
+            self._check(gained, curvature, 0.0 if record.skipped else record.loss)
         length = 0.0 if record.skipped else self._look_at(record)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
@@ -236,10 +237,10 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`."""
         state = self._state
         state.steps += 1
-        if record.skipped or not state.past.steps:
+        last = state.past.last_of(record.step)
+        if last is None:  # the step was skipped, or its estimate was zero
             return
         state.past.went(max(record.lrs))
-        last = state.past.steps[-1]
         square = clipped(last.length, state.square, LONGEST) ** 2
         gain = last.gain * square / last.length**2
         new = max(0.05, 1.0 / state.steps) if state.square else 1.0

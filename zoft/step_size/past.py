@@ -57,6 +57,11 @@ class Past:
         while len(self.steps) > 1 and self.num_terms > MOST_TERMS:
             del self.steps[0]
 
+    def last_of(self, step: int) -> PastStep | None:
+        """Return the last step if that is its number, else None: what does not move is not taken in."""
+        last = self.steps[-1] if self.steps else None
+        return last if last is not None and last.terms[0][0] == step else None
+
     def went(self, lr: float) -> None:
         """Say how far the last step goes; if it is the first that moves, those before are forgotten."""
         self.steps[-1].lr = lr
