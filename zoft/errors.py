@@ -70,7 +70,7 @@ class ZoftWarning(UserWarning):
     """It works, but not as you may think."""
 
 
-def did_you_mean(got: str, known: Iterable[str]) -> str:
+def did_you_mean(got: object, known: Iterable[object]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or ``""``."""
-    close = difflib.get_close_matches(got, list(known), n=1)
+    close = difflib.get_close_matches(str(got), list(map(str, known)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -70,6 +70,13 @@ def test_a_dry_run_says_how_much_there_is_and_writes_nothing(
     assert not (tmp_path / "bench-tiny").exists()
 
 
+def test_a_dry_run_may_go_by_a_method_whose_rate_is_measured(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = "reference: auto\nsettings: {auto: {method: mezo, zo_lr: auto}}\n"
+    Path(recipe).write_text(RECIPE.replace("[mezo,", "[auto,") + measured)
+    main(["methods", "--config", recipe, "--dry_run", "--jobs", "1"])
+    assert "as fast as auto" in capsys.readouterr().out
+
+
 def test_flags_win_over_the_recipe(recipe: str, inline: None, tmp_path: Path) -> None:
     main(["methods", "--config", recipe, "--only", "so_lbfgs", "--seeds", "5", "--output_dir", "out"])
     assert [r["run"]["seed"] for r in Store(tmp_path / "out").read().values()] == [5]

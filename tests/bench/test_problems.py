@@ -22,7 +22,7 @@ from zoft.bench.execute import execute
 from zoft.bench.problems import make_task
 from zoft.bench.problems.classification import flip_labels
 from zoft.bench.problems.tabular import DATASETS, _load
-from zoft.errors import ConfigError
+from zoft.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 
@@ -169,6 +169,15 @@ def test_an_encoder_tells_as_many_classes_as_there_are_labels(bert: str, topics:
     assert problem.splits == ("dev", "test") and problem.model.head.weight.shape == (3, 16)
     assert problem.chance("test").loss == pytest.approx(math.log(3.0))
     assert problem.scores("test").accuracy > 0.9, "the noun says the class, and a linear probe finds that"
+
+
+def test_an_encoder_needs_rows_of_each_of_at_least_two_labels(bert: str, topics: str) -> None:
+    """A probe without some of the classes would number the others anew."""
+    for labels in ([], ["plot"], ["plot", "plot"]):
+        with pytest.raises(ConfigError, match="labels must be at least two, and differ, got"):
+            build(kind="encoder", labels=labels)
+    with pytest.raises(DataError, match=r"none of the 1 training rows has the label .*: raise train_rows"):
+        build(kind="encoder", model=bert, train_rows=1, eval_rows=20, dataset=topics, **TOPICS)
 
 
 def test_a_prompted_model_is_asked_for_one_of_the_labels(llama: str, topics: str) -> None:

@@ -99,6 +99,14 @@ def test_settings_of_a_problem_go_over_those_of_the_method() -> None:
     assert [(run.lr, run.options["zo_eps"]) for run in runs] == [(0.5, 1e-2), (2.0, 1e-2), (8.0, 1e-2)]
 
 
+def test_a_recipe_may_say_more_than_the_methods_that_are_run() -> None:
+    """So that --methods can leave some out; of those too, what is said is checked."""
+    made = suite(settings_on={"cancer": {"fo_adamw": {"lr_centre": 1e-3}}}, without={"cancer": ["so_newton"]})
+    assert made.centre("fo_adamw", "cancer") == 1e-3 and "fo_adamw" not in made.method_names
+    with pytest.raises(ConfigError, match="settings_on: cancer: fo_adamw: unknown key 'lr_center'"):
+        suite(settings_on={"cancer": {"fo_adamw": {"lr_center": 1e-3}}})
+
+
 def test_methods_can_be_left_out_of_a_problem() -> None:
     made = suite(without={"cancer": ["fo_sgd"]})
     assert {run.method for run in plan(made, {}, made.method_names)} == {"mezo", "so_lbfgs"}
@@ -137,7 +145,12 @@ def test_there_are_five_tiers() -> None:
         ({"settings": "mezo"}, "settings: expected a mapping, got 'mezo'"),
         ({"settings_on": {"cancr": {}}}, "settings_on: there is no problem 'cancr'. Did you mean 'cancer'"),
         ({"settings_on": {"cancer": {"mzo": {}}}}, "settings_on: cancer: there is no method 'mzo'. Did you mean"),
-        ({"settings_on": {"cancer": {"mezo": {"zo_epsilon": 1}}}}, "settings: mezo: unknown key 'zo_epsilon'"),
+        ({"settings_on": {"cancer": {"mezo": {"zo_epsilon": 1}}}}, "settings_on: cancer: mezo: unknown key 'zo_ep"),
+        ({"settings_on": ["cancer"]}, "settings_on: expected a mapping, got \\['cancer'\\]"),
+        ({"settings_on": {"cancer": "mezo"}}, "settings_on: cancer: expected a mapping, got 'mezo'"),
+        ({"settings_on": {"cancer": {"mezo": 3}}}, "settings_on: cancer: mezo: expected a mapping, got 3"),
+        ({"settings_on": {"cancer": {20: {}}}}, "settings_on: cancer: there is no method 20"),
+        ({"settings_on": {"cancer": {"mezo": {20: 1}}}}, "settings_on: cancer: mezo: unknown key 20"),
         ({"settings_on": {"cancer": {"mezo": {"lr_centre": 0}}}}, "lr_centre of mezo on cancer must be a finite"),
         ({"reference": "mezzo"}, "reference 'mezzo' is not among the methods. Did you mean 'mezo'"),
         ({"without": {"cancr": ["mezo"]}}, "no problem 'cancr'. Did you mean 'cancer'"),

@@ -6,6 +6,7 @@ checked, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,8 +97,11 @@ class Suite:
             for method in _mapping(settings, f"settings_on: {problem}"):
                 self._check_method(method, f"settings_on: {problem}")
         for problem in self.problem_names:
-            for method in dict.fromkeys((*_mapping(self.settings, "settings"), *self.method_names)):
-                where = f"{'settings' if self._settings(method, problem) else 'methods'}: {method}"
+            here = _mapping(self.settings_on, "settings_on").get(problem)
+            given = {"settings": _mapping(self.settings, "settings"), f"settings_on: {problem}": here or {}}
+            for method in dict.fromkeys((*itertools.chain(*given.values()), *self.method_names)):
+                said = " or ".join(name for name, settings in given.items() if method in settings)
+                where = f"{said or 'methods'}: {method}"
                 make_optimiser(self.optimiser(method, problem), self.options(method, problem), where)
                 self.centre(method, problem)
         for problem, names in _mapping(self.without, "without").items():
@@ -115,8 +119,12 @@ class Suite:
             raise ConfigError(f"{where}: there is no problem {name!r}.{did_you_mean(name, self.problem_names)}")
 
     def _check_method(self, name: str, where: str) -> None:
-        if name not in self.method_names:
-            raise ConfigError(f"{where}: there is no method {name!r}.{did_you_mean(name, self.method_names)}")
+        from zoft.bench.optimisers import optimiser_names
+
+        # Also one that is not run, as a recipe says more than a command line's --methods.
+        known = (*self.method_names, *_mapping(self.settings, "settings"), *optimiser_names())
+        if name not in known:
+            raise ConfigError(f"{where}: there is no method {name!r}.{did_you_mean(name, known)}")
 
     @property
     def problem_names(self) -> tuple[str, ...]:

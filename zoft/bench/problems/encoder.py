@@ -19,6 +19,7 @@ from zoft.bench.problems.classification import Classification, Split, flip_label
 from zoft.bench.problems.texts import load_texts
 from zoft.bench.problems.trained import select_trained
 from zoft.checks import check_count, check_share
+from zoft.errors import ConfigError, DataError
 from zoft.tasks.assets import is_packaged, resolve_model
 from zoft.tasks.rows import Columns
 
@@ -36,7 +37,7 @@ class Encoder:
         train_rows: Rows to train on.
         eval_rows: Rows of each of the other splits.
         label_noise: Share of training labels that are made wrong, in [0, 1); the probe sees them too.
-        max_length: Tokens after which a review is cut.
+        max_length: Tokens after which a text is cut.
         batch_size: Rows of one step.
     """
 
@@ -52,6 +53,8 @@ class Encoder:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise ConfigError(f"labels must be at least two, and differ, got {list(self.labels)}.")
         check_share("label_noise", self.label_noise)
         check_count("batch_size", self.batch_size)
 
@@ -64,6 +67,12 @@ class Encoder:
             if name == "train":
                 labels = flip_labels(labels, self.label_noise, len(self.labels), seed)
             splits[name] = Split(labels, _Batches(tokens, device))
+        absent = [label for number, label in enumerate(self.labels) if number not in splits["train"].labels]
+        if absent:
+            raise DataError(
+                f"none of the {len(splits['train'].labels)} training rows has the label {', '.join(absent)}, and the "
+                "linear probe needs rows of each: raise train_rows."
+            )
         encoder = select_trained(AutoModel.from_pretrained(folder), self.train, seed)
         model = Pooled(encoder, _probe(_features(self, folder), splits["train"].labels)).to(device)
         return Classification(model, model, splits, classes=len(self.labels), batch_size=self.batch_size)

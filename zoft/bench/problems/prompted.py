@@ -39,7 +39,7 @@ class Prompted:
         train_rows: Rows to train on.
         eval_rows: Rows of each of the other splits.
         label_noise: Share of training labels that are made wrong, in [0, 1).
-        max_length: Tokens after which a review is cut.
+        max_length: Tokens after which a text is cut.
         batch_size: Rows of one step.
     """
 

@@ -122,13 +122,14 @@ def run(suite: Suite, options: BenchArguments) -> None:
 def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> None:
     """Say what is still to be run; the time comes from a short run of the reference on each problem."""
     from zoft.bench.execute import execute
-    from zoft.bench.tuning import count_missing
+    from zoft.bench.tuning import count_missing, takes_lr
 
     results = store.read()
     total, seconds = 0, 0.0
     for problem in suite.problem_names:
         runs = sum(count_missing(suite, results, problem, method) for method in suite.methods_on(problem, methods))
-        trial = suite.run(problem, suite.reference, 0.0, suite.tuning_seed, "tuning")
+        lr = 0.0 if takes_lr(suite, suite.reference, problem) else None
+        trial = suite.run(problem, suite.reference, lr, suite.tuning_seed, "tuning")
         trial = replace(trial, budget_forwards=TRIAL_FORWARDS, evaluations=1)
         execute(trial)  # compiles, converts and tokenises what later runs find done
         started = time.perf_counter()
