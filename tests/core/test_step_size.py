@@ -21,7 +21,7 @@ from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder
 from zoft.step_size.auto import FIRST_CHECKS, MOST, SHRINK
-from zoft.step_size.trust import Reach, Signal, Watch, clipped
+from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
 STEPS = 20  # in which a step size is chosen, and used
@@ -245,13 +245,14 @@ def test_a_probe_that_is_not_finite_halves_the_step_and_stops_nothing(bad: float
     assert math.isfinite(seam.item())
 
 
-def test_reach_is_the_ratio_that_minimises_the_quadratic() -> None:
-    reach = Reach()
-    reach.add(length=2.0, own=3.0, curvature=4.0)
-    assert (reach.lr, reach.curvature) == (6.0 / 16.0, 4.0)
-    reach.fade(0.5)
-    assert (reach.lr, reach.curvature, reach.own) == (6.0 / 16.0, 4.0, 3.0)
-    assert Reach().lr == Reach().curvature == 0.0
+def test_the_mean_curvature_counts_long_steps_for_more() -> None:
+    known = Curvature()
+    assert known.mean == 0.0
+    known.add(length=2.0, curvature=4.0)
+    known.add(length=1.0, curvature=9.0)
+    assert known.mean == (4.0 * 4.0 + 9.0) / 5.0
+    known.fade(0.5)
+    assert (known.mean, known.weight) == (5.0, 2.5)
 
 
 def test_the_signal_is_the_confirmed_part_and_what_was_expected_until_much_was_seen() -> None:
@@ -334,7 +335,7 @@ def test_a_skipped_steps_infinite_loss_says_nothing_of_curvature() -> None:
         calls = itertools.count()
         opt.step(lambda s=step, c=calls: model() * (math.inf if next(c) == 0 and 40 <= s < 50 else 1.0))  # type: ignore[misc]
         rates.append(opt.step_size.figures["zo_lr"])
-    assert math.isfinite(opt.step_size.state_dict()["reach"]["cost"])
+    assert math.isfinite(opt.step_size.state_dict()["curvature"]["cost"])
     assert rates[-1] > rates[39] / 2
 
 

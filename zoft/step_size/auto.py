@@ -18,10 +18,9 @@ from zoft.errors import ConfigError
 from zoft.estimators import Point
 from zoft.step_size import ladder
 from zoft.step_size.past import Past, PastStep
-from zoft.step_size.trust import Reach, Signal, Watch, clipped
+from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
-CHECK_FORWARDS = 4
 FIRST_CHECKS = 4  # before a step moves, so that no single flat direction decides
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.1, 4.0
@@ -54,7 +53,7 @@ class State:
         noise: Standard deviation of the loss's rounding; 0 where it was not measured.
         forwards: Evaluations of each micro-batch so far.
         said: The first choice, in words.
-        reach: What steps gain on their own batches, and cost.
+        curvature: Along steps, an estimate of tr H.
         signal: Which part of that gain other batches confirm.
         watch: Statistics of the loss.
     """
@@ -70,7 +69,7 @@ class State:
     noise: float = 0.0
     forwards: int = 0
     said: str = ""
-    reach: Reach = field(default_factory=Reach)
+    curvature: Curvature = field(default_factory=Curvature)
     signal: Signal = field(default_factory=Signal)
     watch: Watch = field(default_factory=Watch)
 
@@ -125,7 +124,14 @@ class AutoStepSize:
         state = self._state
         spent = state.steps * self._engine.method.estimator.forwards
         allowed = OVERHEAD * spent + FRONT * math.sqrt(spent)
-        return bool(state.past.steps) and (state.checks < FIRST_CHECKS or state.forwards + CHECK_FORWARDS <= allowed)
+        return bool(state.past.steps) and (
+            state.checks < FIRST_CHECKS or state.forwards + self._check_forwards <= allowed
+        )
+
+    @property
+    def _check_forwards(self) -> int:
+        """What a check costs: where only one step is looked back on, two of its four points are the same."""
+        return 3 if len(self._state.past.steps) == 1 else 4
 
     @property
     def _scale(self) -> float:
@@ -146,10 +152,10 @@ class AutoStepSize:
         past, scale = self._state.past, self._scale
         return [
             Point("loss_clean of a check", ()),
-            Point("loss_plus of a check", past.steps[-1].along(scale)),
             Point("loss_minus of a check", past.steps[-1].along(-scale)),
+            Point("loss_plus of a check", past.steps[-1].along(scale)),
             Point("loss of a check at earlier weights", past.back(self._engine.zo_eps)),
-        ]
+        ][: self._check_forwards]
 
     def measured(self, losses: Sequence[float]) -> list[float]:
         """See :class:`zoft.step_size.StepSize`."""
@@ -159,7 +165,8 @@ class AutoStepSize:
         elif not all(map(math.isfinite, losses)):
             values = [0.0, _UNREAL]
         elif losses:
-            clean, plus, minus, earlier = losses
+            clean, minus, plus, *_ = losses
+            earlier = losses[-1]
             stretch, scale = self._state.past.stretch(self._engine.zo_eps), self._scale
             values = [(earlier - clean) / stretch, ((plus - clean) + (minus - clean)) / (scale * scale)]
         return values + [0.0] * (self.num_values - len(values))
@@ -177,16 +184,16 @@ class AutoStepSize:
         state = self._state
         zo_eps, gained, curvature = record.probe
         if self._on_ladder:
-            state.noise, state.forwards = gained, ladder.NUM_POINTS
+            state.noise, state.forwards = gained if gained < 1e-3 * _UNREAL else 0.0, ladder.NUM_POINTS
         elif self._is_due:
-            state.forwards += CHECK_FORWARDS
+            state.forwards += self._check_forwards
             # A skipped step's loss may be infinite where the check's own losses are not.
             self._check(gained, curvature, 0.0 if record.skipped else record.loss)
         length = 0.0 if record.skipped else self._look_at(record)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
-                f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.reach.curvature:.3g}), "
+                f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.curvature.mean:.3g}), "
                 f"zo_eps {zo_eps:.1e} ({noise}), after {state.forwards} forwards of probing"
             )
         shortened = clipped(length, state.square, LONGEST) / length if length else 1.0
@@ -201,21 +208,28 @@ class AutoStepSize:
             state.caution *= CAUTION
             return
         noise = max(state.noise, _ROUNDING * abs(loss)) / (self._scale * self._scale)
+        state.curvature.fade(KEEP)
         # In units of the usual length, so that the long steps of a run's beginning do not outweigh all later ones.
-        unit = math.sqrt(state.square)
-        state.reach.fade(KEEP)
-        state.reach.add(last.length / unit, last.gain / last.length / unit, max(abs(curvature), noise))
-        # What a direction usually gains: the noise of what is confirmed averages out over directions.
-        usual = state.gain * math.fsum(past.lrs) / past.num_terms
-        if usual > 0.0:
-            confirmed = past.confirmed(gained, state.reach.curvature, self._engine.zo_eps)
-            state.signal.add(past.gain / usual, confirmed / usual, KEEP_SIGNAL**past.num_terms)
+        state.curvature.add(last.length / math.sqrt(state.square), max(abs(curvature), noise))
+        self._confirm(gained)
         if past.has_moved:
             past.steps.clear()
         if state.checks < FIRST_CHECKS:
             return
-        lr = state.reach.lr * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_TERMS), MOST))
+        reach = max(0.0, state.gain) / (state.square * state.curvature.mean)
+        lr = reach * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_TERMS), MOST))
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
+
+    def _confirm(self, gained: float) -> None:
+        """Take in which part of what the last steps were to gain the present batch confirms."""
+        state, past = self._state, self._state.past
+        # What a direction usually gains: the noise of what is confirmed averages out over directions.
+        usual = state.gain * math.fsum(past.lrs) / past.num_terms
+        if usual > 0.0:
+            most = LONGEST * LONGEST * past.num_terms  # a single batch of huge losses is not to decide for long
+            own = min(past.gain / usual, most)
+            confirmed = past.confirmed(gained, state.curvature.mean, self._engine.zo_eps) / usual
+            state.signal.add(own, min(max(confirmed, -most), most), KEEP_SIGNAL**past.num_terms)
 
     def _look_at(self, record: StepRecord) -> float:
         """Take in the present step's loss and gradient, and return the gradient's length an element."""
@@ -223,7 +237,7 @@ class AutoStepSize:
         state.caution = min(1.0, state.caution * CALM)
         if state.watch.alarm(record.loss) and state.lr:
             state.caution *= CAUTION
-            state.reach.fade(0.1)
+            state.curvature.fade(0.1)
             state.checks = 0  # check every step again
         gradient = self._engine.gradient(record)
         length = math.sqrt(math.fsum(t.coefficient * t.coefficient for t in gradient))
@@ -259,5 +273,5 @@ class AutoStepSize:
             PastStep(**{**step, "terms": [(t[0], t[1], t[2]) for t in step["terms"]]})
             for step in state["past"]["steps"]
         ]
-        parts = {"past": Past(steps), "reach": Reach(**state["reach"]), "signal": Signal(**state["signal"])}
+        parts = {"past": Past(steps), "curvature": Curvature(**state["curvature"]), "signal": Signal(**state["signal"])}
         self._state = State(**{**state, **parts, "watch": Watch(**state["watch"])})

@@ -1,10 +1,8 @@
 """From measurements to a step size: how far the quadratic model carries, and when to be careful.
 
-A step ``-lr G`` changes the loss by ``-lr (g . G) + lr^2 / 2 (G^T H G)``. With G = length * u, u of unit length an
-element, slopes and curvatures along u over several steps give the lr that lowers the steps' own losses most, ``sum
-length * slope / sum length^2 * curvature``. With one query it is about ``1 / tr H`` for MeZO, half of its mean-square
-stability bound (arXiv 2604.14669). A step is taken along its own batch's noise, too: of its slope on that batch,
-another one confirms a part.
+A step ``-lr G`` changes the loss by ``-lr (g . G) + lr^2 / 2 (G^T H G)``, so the lr that lowers its own batch's loss
+most is ``g . G / G^T H G``. With one query it is about ``1 / tr H`` for MeZO, half of its mean-square stability bound (arXiv
+2604.14669). A step is taken along its own batch's noise, too: of its slope on that batch, another one confirms a part.
 """
 
 from __future__ import annotations
@@ -14,38 +12,30 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Reach:
-    """Sums over the checks of past steps, older ones fading, of what a step gains on its own batch, and costs.
+class Curvature:
+    """The mean curvature along steps, of unit length an element: an estimate of tr H. Long steps count for more.
 
     Attributes:
-        own: Of length * slope, as the step's own batch saw it.
-        cost: Of length^2 * curvature.
+        cost: Sum over checks, older ones fading, of the steps' length^2 * curvature.
         weight: Of length^2.
     """
 
-    own: float = 0.0
     cost: float = 0.0
     weight: float = 0.0
 
     def fade(self, keep: float) -> None:
         """Let what is known count for less."""
-        self.own, self.cost, self.weight = keep * self.own, keep * self.cost, keep * self.weight
+        self.cost, self.weight = keep * self.cost, keep * self.weight
 
-    def add(self, length: float, own: float, curvature: float) -> None:
-        """Take in one step: its length, its slope on its own batch, and the curvature."""
-        self.own += length * own
+    def add(self, length: float, curvature: float) -> None:
+        """Take in one step: its length, and the curvature along it."""
         self.cost += length * length * curvature
         self.weight += length * length
 
     @property
-    def curvature(self) -> float:
-        """The mean curvature along the steps' directions, an estimate of tr H; 0 while nothing is known."""
+    def mean(self) -> float:
+        """The mean; 0 while nothing is known."""
         return self.cost / self.weight if self.weight else 0.0
-
-    @property
-    def lr(self) -> float:
-        """The lr that lowers the steps' own losses most: all that curvature allows; 0 while nothing is known."""
-        return max(0.0, self.own / self.cost) if self.cost > 0.0 else 0.0
 
 
 @dataclass
