@@ -79,7 +79,7 @@ def test_the_step_size_of_mezo_is_the_safe_part_of_the_best_within_a_factor_of_t
     first = until_chosen(opt, model)
     assert "tr H" in opt.step_size.said and f"{first:.2e}" in opt.step_size.said
     assert 0.05 <= first / best_of(model, queries) <= 2.0 * MOST, "careful, while little is known of the noise"
-    for _ in range(100):
+    for _ in range(200):
         opt.step(model)
     assert 0.5 <= opt.step_size.figures["zo_lr"] / (MOST * best_of(model, queries)) <= 2.0
 

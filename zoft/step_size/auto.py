@@ -23,7 +23,7 @@ from zoft.types import StepRecord
 
 FIRST_CHECKS = 4  # before a step moves, so that no single flat direction decides
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
-OVERHEAD, FRONT = 0.1, 4.0
+OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.998
 # The part of a slope that is expected to be confirmed, and as how many directions that counts.

@@ -1,8 +1,9 @@
 """From measurements to a step size: how far the quadratic model carries, and when to be careful.
 
 A step ``-lr G`` changes the loss by ``-lr (g . G) + lr^2 / 2 (G^T H G)``, so the lr that lowers its own batch's loss
-most is ``g . G / G^T H G``. With one query it is about ``1 / tr H`` for MeZO, half of its mean-square stability bound (arXiv
-2604.14669). A step is taken along its own batch's noise, too: of its slope on that batch, another one confirms a part.
+most is ``g . G / G^T H G``. With one query it is about ``1 / tr H`` for MeZO, half of its mean-square stability bound
+(arXiv 2604.14669). A step is taken along its own batch's noise, too: of its slope on that batch, another one confirms
+a part.
 """
 
 from __future__ import annotations
