@@ -15,7 +15,6 @@ import pytest
 
 from zoft.bench.execute import execute
 from zoft.bench.golden import differences, golden_runs
-from zoft.bench.optimisers import optimiser_names
 from zoft.bench.suite import Suite
 from zoft.recipe import read_recipe
 
@@ -28,7 +27,12 @@ def test_methods_do_as_well_as_when_the_summary_was_committed() -> None:
     suite = Suite(**read_recipe("recipes/bench/small.yaml"))
     expected = json.loads(GOLDEN.read_text())
     assert (expected["suite"], expected["budget_forwards"]) == (suite.name, suite.budget_forwards)
-    missing = [name for name in optimiser_names() if name not in expected["problems"][suite.problem_names[0]]]
+    missing = [
+        f"{method} on {problem}"
+        for problem in suite.problem_names
+        for method in suite.methods_on(problem, suite.method_names)
+        if method not in expected["problems"][problem]
+    ]
     assert not missing, f"renew the golden summary, which lacks {missing}:{__doc__}"
     losses: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in golden_runs(suite, expected, suite.problem_names, suite.method_names):
