@@ -275,6 +275,17 @@ def test_the_step_size_follows_curvature_down_within_bounds() -> None:
     assert all(after >= before / SHRINK / 2.0 for before, after in itertools.pairwise(rates[20:]))
 
 
+def test_a_loss_that_shows_no_curvature_at_all_moves_nothing() -> None:
+    """Powers of two, so that nothing is rounded: the loss is 0 at 0, and exactly linear."""
+    model = Bowl(spectrum())
+    with torch.no_grad():
+        model.w.zero_()
+    opt = auto(model, zo_eps=2.0**-10, distribution="rademacher")
+    for _ in range(STEPS):
+        opt.step(lambda: model.w.sum())
+    assert opt.step_size.figures["zo_lr"] == 0.0 and not model.w.any()
+
+
 # --- a function of the log -----------------------------------------------------------------------------
 
 

@@ -216,7 +216,8 @@ class AutoStepSize:
             past.steps.clear()
         if state.checks < FIRST_CHECKS:
             return
-        reach = max(0.0, state.gain) / (state.square * state.curvature.mean)
+        cost = state.square * state.curvature.mean
+        reach = max(0.0, state.gain) / cost if cost else 0.0
         lr = reach * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_TERMS), MOST))
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
 
