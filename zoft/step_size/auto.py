@@ -270,9 +270,10 @@ class AutoStepSize:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :class:`zoft.step_size.StepSize`."""
-        steps = [
-            PastStep(**{**step, "terms": [(t[0], t[1], t[2]) for t in step["terms"]]})
-            for step in state["past"]["steps"]
-        ]
-        parts = {"past": Past(steps), "curvature": Curvature(**state["curvature"]), "signal": Signal(**state["signal"])}
-        self._state = State(**{**state, **parts, "watch": Watch(**state["watch"])})
+        parts = {
+            "past": Past([PastStep(**step) for step in state["past"]["steps"]]),
+            "curvature": Curvature(**state["curvature"]),
+            "signal": Signal(**state["signal"]),
+            "watch": Watch(**state["watch"]),
+        }
+        self._state = State(**{**state, **parts})
