@@ -244,7 +244,7 @@ def run(name: str, lr: float | None, seed: int) -> dict[str, Any]:
     """Train once; ``lr`` None is auto."""
     case = CASES[name]
     task, model = case.task(), case.model(seed)
-    settings = {**case.zo, "seed": seed, "placement": "snapshot", "nonfinite": "skip"}
+    settings = {"method": "mezo", **case.zo, "seed": seed, "placement": "snapshot", "nonfinite": "skip"}
     if lr is None:
         settings = {**settings, "zo_lr": "auto", "zo_eps": None}
     optimizer = zoft.ZOOptimizer(model, 1.0 if lr is None else lr, zoft.ZOConfig(**settings))

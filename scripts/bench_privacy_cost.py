@@ -71,7 +71,7 @@ def steps_of(name: str, batch: int, folder: Path) -> Callable[[], Any]:
     queries = int(name.partition("-")[2])
     config = PrivacyConfig(dp_noise_multiplier=1.0, dp_target_delta=1e-5)
     plan = PrivacyPlan.of(config, num_examples=8000, expected_batch_size=batch, steps=100, num_scalars=queries)
-    zo = zoft.ZOConfig(num_queries=queries, zo_eps=1e-2)
+    zo = zoft.ZOConfig(method="mezo", num_queries=queries, zo_eps=1e-2)
     optimizer = zoft.ZOOptimizer(model, 1e-3, zo, privacy=plan, log=folder / "zo_log")
     alone = [collate([row]) for row in rows]
     return lambda: optimizer.step([lambda one=one: loss_of(model, one) for one in alone])

@@ -85,7 +85,7 @@ def test_one_run_of_the_optimizer_follows_the_closed_form_to_three_percent(probl
     """Plain zoft training, no average over seeds: at 1/50 of the stable step, noise hardly shows."""
     lr = problem.limit("mezo") / 50
     model = copy.deepcopy(problem.model)
-    optimizer = ZOOptimizer(model, lr, ZOConfig(seed=1, placement="snapshot"))
+    optimizer = ZOOptimizer(model, lr, ZOConfig(method="mezo", seed=1, placement="snapshot"))
     measured = []
     for _ in range(600):
         measured.append(float((residuals(model, problem.x, problem.y) ** 2).mean() / 2))
@@ -148,7 +148,7 @@ def test_with_rademacher_vectors_the_mean_loss_stays_below_the_gaussian_closed_f
 def test_rule_mezo_is_the_optimizer_bit_for_bit(problem: Problem) -> None:
     ours, theirs = copy.deepcopy(problem.model), copy.deepcopy(problem.model)
     list(train(ours, problem.x, problem.y, rule="mezo", lr=1e-3, record_at=[7], seed=3))
-    optimizer = ZOOptimizer(theirs, 1e-3, ZOConfig(seed=3, placement="snapshot"))
+    optimizer = ZOOptimizer(theirs, 1e-3, ZOConfig(method="mezo", seed=3, placement="snapshot"))
     for _ in range(7):
         optimizer.step(lambda: (theirs(problem.x).reshape(-1) - problem.y).square().mean() / 2)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -166,7 +166,7 @@ def test_a_step_is_the_rules_formula(rule: str, problem: Problem) -> None:
         [(b - a).detach().flatten() for a, b in zip(problem.model.parameters(), model.parameters(), strict=True)]
     )
 
-    outputs = Outputs.of(problem.model, ZOConfig(seed=2))
+    outputs = Outputs.of(problem.model, ZOConfig(method="mezo", seed=2))
     draws = outputs.draw([(0, k) for k in range(16)])
     z = np.concatenate([part.flatten(1).numpy() for part in draws.values()], axis=1)
     g = np.c_[problem.x.numpy(), np.ones(16)]
@@ -280,7 +280,7 @@ def drift(model: nn.Module) -> float:
     x, y = batch(16, 6)
 
     def kernel() -> Array:
-        return empirical_kernel(model, x, kind="shared", num_draws=20, config=ZOConfig(seed=9))
+        return empirical_kernel(model, x, kind="shared", num_draws=20, config=ZOConfig(method="mezo", seed=9))
 
     before = kernel()
     lr = stability_limit(tangent_kernel(model, x), rule="mezo", dimension=1) / 4

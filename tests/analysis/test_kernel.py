@@ -54,7 +54,7 @@ def test_the_average_over_zofts_directions_is_the_closed_form_to_two_percent(
         kind=kind,
         num_draws=16_000,
         chunk_size=1000,
-        config=ZOConfig(distribution=distribution),
+        config=ZOConfig(method="mezo", distribution=distribution),
     )
     gram = gradients(x) @ gradients(x).T
     assert relative(kernel, expected_kernel(kind, gram, dimension, MOMENTS[distribution])) < 0.02
@@ -81,7 +81,7 @@ def test_a_rademacher_direction_has_the_squared_length_d_so_sharing_multiplies_b
     """Draw by draw, not only on average: no other distribution has that."""
     x, _ = batch(4, 8)
     for seed in range(3):
-        config = ZOConfig(distribution="rademacher", seed=seed)
+        config = ZOConfig(method="mezo", distribution="rademacher", seed=seed)
         shared, step = (empirical_kernel(linear(8), x, kind=k, num_draws=1, config=config) for k in ("shared", "step"))
         np.testing.assert_allclose(shared, 9 * step, rtol=1e-12)
 
@@ -124,7 +124,7 @@ def test_a_chunk_of_one_is_the_definition_and_a_larger_one_pairs_every_zeta_with
     kind: str, chunk_size: int
 ) -> None:
     x, _ = batch(5, 4)
-    outputs = Outputs.of(linear(4), ZOConfig())
+    outputs = Outputs.of(linear(4), ZOConfig(method="mezo"))
     z, zeta = (
         np.concatenate([part.flatten(1).numpy() for part in outputs.draw([(s, query) for s in range(10)]).values()], 1)
         for query in (0, 1)
@@ -212,6 +212,6 @@ def test_the_documentations_example_runs_and_its_two_kernels_are_of_one_size() -
 
 
 def test_inner_products_are_over_all_parameters() -> None:
-    outputs = Outputs.of(network(4), ZOConfig(distribution="rademacher"))
+    outputs = Outputs.of(network(4), ZOConfig(method="mezo", distribution="rademacher"))
     z = outputs.draw([(0, 0), (1, 0)])
     np.testing.assert_allclose(inner(z, z).diagonal(), 2 * [outputs.dimension])

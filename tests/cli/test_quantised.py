@@ -53,7 +53,7 @@ def loss_of(model: torch.nn.Module, device: str = "cpu") -> Any:
 
 
 def step(model: torch.nn.Module, log: Path | None = None, *, steps: int = 3, **options: Any) -> zoft.ZOOptimizer:
-    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, **options), log=log)
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, **options}), log=log)
     for _ in range(steps):
         opt.step(loss_of(model, opt.param_groups[0]["params"][0].device.type))
     opt.close_log()

@@ -93,7 +93,7 @@ def start(
     opt = zoft.ZOOptimizer(
         model,
         lr,
-        zoft.ZOConfig(**{"zo_eps": 1e-2, "nonfinite": "skip" if bad else "raise", **config}),
+        zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "nonfinite": "skip" if bad else "raise", **config}),
         weight_decay=weight_decay,
         param_groups=param_groups(model) if param_groups else None,
         log=log,

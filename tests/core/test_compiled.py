@@ -23,7 +23,7 @@ def losses_of(model: nn.Module) -> torch.Tensor:
 
 def scalars(model: nn.Module, config: dict[str, Any]) -> list[tuple[float, ...]]:
     """Of three steps."""
-    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(zo_eps=1e-2, **config))
+    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, **config}))
     found = []
     for _ in range(3):
         opt.step(lambda: losses_of(model) if config.get("method") == "grzo" else losses_of(model).mean())

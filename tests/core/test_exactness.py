@@ -25,7 +25,7 @@ def digest(model: nn.Module) -> str:
 
 
 def optimizer(model: nn.Module, placement: str = "stream", lr: float = 0.0, **options: object) -> zoft.ZOOptimizer:
-    config = zoft.ZOConfig(**{"placement": placement, "zo_eps": 1e-2, **options})  # type: ignore[arg-type]
+    config = zoft.ZOConfig(**{"method": "mezo", "placement": placement, "zo_eps": 1e-2, **options})  # type: ignore[arg-type]
     return zoft.ZOOptimizer(model, lr=lr, config=config)
 
 

@@ -100,7 +100,7 @@ def test_the_mean_estimate_is_the_gradient_and_varies_less_than_with_one_directi
     losses().mean().backward()
     truth = model.weight.grad.numpy().copy()
     spreads = []
-    for config in (CONFIG, zoft.ZOConfig(zo_eps=1e-2, placement="snapshot")):
+    for config in (CONFIG, zoft.ZOConfig(method="mezo", zo_eps=1e-2, placement="snapshot")):
         engine = zoft.ZOOptimizer(model, 0.0, config).engine
         each = config.method == "grzo"
         samples = []
@@ -233,7 +233,9 @@ def test_losses_of_examples_are_refused_where_all_share_a_direction() -> None:
     model = make("llama")[0]
     for placement in ("auto", "snapshot"):
         with pytest.raises(ConfigError, match=r"must return a tensor with one element.*\(4,\).*grzo"):
-            zoft.ZOOptimizer(model, 0.0, zoft.ZOConfig(placement=placement)).step(examples(model, tokens()))
+            zoft.ZOOptimizer(model, 0.0, zoft.ZOConfig(method="mezo", placement=placement)).step(
+                examples(model, tokens())
+            )
 
 
 class Coupled(nn.Module):

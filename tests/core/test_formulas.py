@@ -121,8 +121,8 @@ def svrg(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[s
 
 def lozo_m(w: Array, loss: Callable[[Array], float], zs: list[Array], kept: dict[str, Any]) -> Array:
     step = kept["step"] = kept.get("step", -1) + 1
-    us = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) / np.sqrt(2) for k in range(QUERIES)]
-    v = noise_matrix(zoft.ZOConfig(), 3, 2, step // 3 * 3, 0, 2 * 2)
+    us = [noise_matrix(zoft.ZOConfig(method="mezo"), 2, 2, step, k, 0) / np.sqrt(2) for k in range(QUERIES)]
+    v = noise_matrix(zoft.ZOConfig(method="mezo"), 3, 2, step // 3 * 3, 0, 2 * 2)
     n = kept.get("n", np.zeros((2, 2))) @ kept.get("v", v).T @ v / 3 if step % 3 == 0 else kept["n"]
     kept["v"], kept["n"] = v, 0.9 * n + 0.1 * sum(p * u for p, u in zip(slopes(w, loss, zs), us, strict=True)) / QUERIES
     return w - LR * kept["n"] @ v.T
@@ -132,9 +132,9 @@ def subzero_plus(w: Array, loss: Callable[[Array], float], zs: list[Array], kept
     """Rank 2, so that U is a square rotation and V spans the rows of every z; a subspace lasts for three steps."""
     step = kept["step"] = kept.get("step", -1) + 1
     began, t = step // 3 * 3, step % 3 + 1
-    u = gram_schmidt(noise_matrix(zoft.ZOConfig(), 2, 2, began, 0, 4))
-    v = gram_schmidt(noise_matrix(zoft.ZOConfig(), 3, 2, began, 0, 4 + 2 * 2))
-    cores = [noise_matrix(zoft.ZOConfig(), 2, 2, step, k, 0) for k in range(QUERIES)]
+    u = gram_schmidt(noise_matrix(zoft.ZOConfig(method="mezo"), 2, 2, began, 0, 4))
+    v = gram_schmidt(noise_matrix(zoft.ZOConfig(method="mezo"), 3, 2, began, 0, 4 + 2 * 2))
+    cores = [noise_matrix(zoft.ZOConfig(method="mezo"), 2, 2, step, k, 0) for k in range(QUERIES)]
     s = np.sqrt(2 * 3) / 2
     np.testing.assert_allclose(zs, [s * u @ core @ v.T for core in cores], atol=1e-6)
     ps = [(loss(w + EPS * z) - loss(w)) / EPS for z in zs]

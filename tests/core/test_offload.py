@@ -62,7 +62,7 @@ def train(
     opt = zoft.ZOOptimizer(
         model,
         1e-2,
-        zoft.ZOConfig(zo_eps=1e-2, num_queries=2, **config),  # type: ignore[arg-type]
+        zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "num_queries": 2, **config}),  # type: ignore[arg-type]
         weight_decay=0.1,
         log=folder / ("zo_log" if offload is None else "zo_log_offloaded"),
     )
@@ -147,7 +147,7 @@ def test_adapters_are_trained_when_all_is_offloaded() -> None:
         model = _with_adapter(make("llama")[0])
         if offloaded:
             cpu_offload(model, execution_device=CPU)
-        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2))
+        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method="mezo", zo_eps=1e-2))
         for step in range(3):
             ids = batch(step)
             opt.step(lambda model=model, ids=ids: model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]
@@ -174,7 +174,9 @@ def test_weights_in_ram_train_on_the_gpu_as_weights_on_the_gpu_do(placement: str
             cpu_offload(model, execution_device=torch.device("cuda"))
         else:
             model.to("cuda")
-        opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, num_queries=2, placement=placement))
+        opt = zoft.ZOOptimizer(
+            model, 1e-2, zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2, placement=placement)
+        )
         for step in range(3):
             ids = batch(step).to("cuda")
             opt.step(lambda model=model, ids=ids: model(input_ids=ids, labels=ids).loss)  # type: ignore[misc]

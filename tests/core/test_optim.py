@@ -44,7 +44,7 @@ class Quadratic(nn.Module):
 def quadratic(lr: float = 1e-2, **options: Any) -> tuple[Quadratic, zoft.ZOOptimizer]:
     model = Quadratic()
     weight_decay = options.pop("weight_decay", 0.0)
-    return model, zoft.ZOOptimizer(model, lr, zoft.ZOConfig(**options), weight_decay=weight_decay)
+    return model, zoft.ZOOptimizer(model, lr, zoft.ZOConfig(**{"method": "mezo", **options}), weight_decay=weight_decay)
 
 
 # --- the arithmetic of a step, written out again in numpy ----------------------------------------------

@@ -47,7 +47,9 @@ def spectrum(size: int = 64, dtype: torch.dtype = torch.float64) -> torch.Tensor
 
 
 def auto(model: nn.Module, **config: Any) -> zoft.ZOOptimizer:
-    return zoft.ZOOptimizer(model, 1.0, zoft.ZOConfig(zo_lr="auto", placement="snapshot", **config))
+    return zoft.ZOOptimizer(
+        model, 1.0, zoft.ZOConfig(**{"method": "mezo", "zo_lr": "auto", "placement": "snapshot", **config})
+    )
 
 
 def until_chosen(opt: zoft.ZOOptimizer, closure: Callable[[], torch.Tensor]) -> float:
@@ -431,12 +433,12 @@ def test_rules_with_a_memory_and_methods_that_move_no_weights_are_refused() -> N
 @pytest.mark.parametrize("bad", ["Auto", 1e-3, True])
 def test_other_values_are_refused(bad: Any) -> None:
     with pytest.raises(ConfigError, match=r"zo_lr must be 'auto' or None, got .*learning_rate"):
-        zoft.ZOConfig(zo_lr=bad)
+        zoft.ZOConfig(method="mezo", zo_lr=bad)
 
 
 def test_a_learning_rate_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="must not be 0"):
-        zoft.ZOOptimizer(Bowl(spectrum()), 0.0, zoft.ZOConfig(zo_lr="auto"))
+        zoft.ZOOptimizer(Bowl(spectrum()), 0.0, zoft.ZOConfig(method="mezo", zo_lr="auto"))
 
 
 def test_a_log_with_auto_is_not_resumed_without(tmp_path: Path) -> None:
@@ -445,4 +447,4 @@ def test_a_log_with_auto_is_not_resumed_without(tmp_path: Path) -> None:
     other = start(zo_eps=1e-2)
     with pytest.raises(zoft.ZoftError, match="zo_lr"):
         other.opt.resume_log(tmp_path / "log")
-    assert dataclasses.replace(zoft.ZOConfig(), zo_lr="auto").to_dict()["zo_lr"] == "auto"
+    assert dataclasses.replace(zoft.ZOConfig(method="mezo"), zo_lr="auto").to_dict()["zo_lr"] == "auto"

@@ -39,7 +39,9 @@ def trainer_over_shards(folder: str, family: str, per_rank: int, **changes: Any)
 
 def trainer_over(args: Any, family: str) -> Any:
     model, _ = make(family, torch.float64)
-    return ZOInDouble(model=model, args=args, zo=zoft.ZOConfig(zo_eps=1e-2, num_queries=2), train_dataset=rows())
+    return ZOInDouble(
+        model=model, args=args, zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2), train_dataset=rows()
+    )
 
 
 def sharded(folder: str, family: str) -> tuple[dict[str, str], str, str]:

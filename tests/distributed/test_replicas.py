@@ -47,7 +47,9 @@ def train(log: str | None, micro_batches: int = 1, dtype: torch.dtype = torch.fl
     """Take steps over batches of 16 rows, of which each group of ranks sees its part, in micro-batches."""
     model, _ = make("llama", dtype)
     loss_of = losses_of_examples if config.get("method") == "grzo" else mean_loss
-    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(**{"zo_eps": 1e-2, "num_queries": 4, **config}), log=log)
+    opt = zoft.ZOOptimizer(
+        model, 1e-2, zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "num_queries": 4, **config}), log=log
+    )
     mine = opt.replicas
     for step in range(STEPS):
         rows = batch(step, 16).chunk(mine.data_size)[mine.data_rank]
@@ -160,7 +162,7 @@ def _one_of_them(step: int, what: str) -> str:
     model, loss_fn = make("llama", seed=dist.get_rank() if what == "base" else 0)
     seed = dist.get_rank() if what == "seed" else 0
     lr = 1e-2 * (1 + dist.get_rank()) if what == "lr" else 1e-2
-    opt = zoft.ZOOptimizer(model, lr, zoft.ZOConfig(seed=seed, replica_check_steps=3))
+    opt = zoft.ZOOptimizer(model, lr, zoft.ZOConfig(method="mezo", seed=seed, replica_check_steps=3))
     for number in range(8):
         if number == step and dist.get_rank() == 1 and what == "write":
             with torch.no_grad():
@@ -187,7 +189,7 @@ def test_processes_that_part_are_stopped_and_the_first_difference_is_named(step:
 
 def _compared_at_the_end() -> None:
     model, loss_fn = make("llama")
-    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig())
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method="mezo"))
     opt.step(loss_fn)
     opt.check_replicas()
     if dist.get_rank() == 1:
@@ -216,7 +218,7 @@ def test_the_first_process_alone_says_whether_there_is_a_log(tmp_path: Path) -> 
 
 def _bad_loss(nonfinite: str) -> list[bool]:
     model, loss_fn = make("llama")
-    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(nonfinite=nonfinite))
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method="mezo", nonfinite=nonfinite))
     skipped = []
     for step in range(3):
         bad = step == 1 and dist.get_rank() == 1
@@ -239,7 +241,7 @@ def test_a_nan_in_one_process_drops_the_step_in_all() -> None:
 
 def _endless(log: str) -> None:
     model, loss_fn = make("llama")
-    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(), log=log)
+    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig(method="mezo"), log=log)
     while True:
         opt.step(loss_fn)
 
@@ -264,7 +266,7 @@ def test_when_a_process_is_killed_the_others_end_in_seconds_and_the_log_is_whole
 
 def _resume(log: str, query_parallel: int, upto: int) -> tuple[str, int]:
     model, _ = make("llama", torch.float64)
-    config = zoft.ZOConfig(zo_eps=1e-2, num_queries=4, query_parallel_size=query_parallel)
+    config = zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=4, query_parallel_size=query_parallel)
     opt = zoft.ZOOptimizer(model, 1e-2, config)
     resumed = opt.resume_log(log) if Path(log).exists() else opt.start_log(log) or 0
     for step in range(upto):
@@ -293,7 +295,7 @@ def test_a_log_that_cannot_be_read_is_an_error_in_all_processes(tmp_path: Path) 
 
 def _grouped(query_parallel: int, queries: int) -> None:
     model, _ = make("llama")
-    zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(num_queries=queries, query_parallel_size=query_parallel))
+    zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method="mezo", num_queries=queries, query_parallel_size=query_parallel))
 
 
 def test_groups_that_cannot_be_are_refused() -> None:
@@ -304,4 +306,4 @@ def test_groups_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="query_parallel_size=2 does not divide the number of processes, 1"):
         Replicas.current(2)
     with pytest.raises(ConfigError, match="query_parallel_size must be an integer >= 1, got 0"):
-        zoft.ZOConfig(query_parallel_size=0)
+        zoft.ZOConfig(method="mezo", query_parallel_size=0)

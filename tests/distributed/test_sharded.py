@@ -57,7 +57,7 @@ def train(
 ) -> tuple[dict[str, str], str]:
     """Steps over 6 rows each, of which each process sees its part; returns the whole weights' hashes."""
     model, _ = make(family, dtype)
-    zo = zoft.ZOConfig(**{"zo_eps": 1e-2, "num_queries": 2, "include": include, **config})
+    zo = zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "num_queries": 2, "include": include, **config})
     if kind == "optimizer, then fsdp":
         opt = zoft.ZOOptimizer(model, 1e-2, zo, weight_decay=0.1)
         shard(model, family, kind)
@@ -152,7 +152,7 @@ def test_stream_is_refused_for_shards(tmp_path: Path) -> None:
 
 def _loaded(folder: str, log: str, **options: Any) -> tuple[dict[str, str], bool]:
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, **options)
-    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(zo_eps=1e-2, num_queries=2), log=log)
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2), log=log)
     for step in range(3):
         rows = batch(step)
         opt.step(lambda rows=rows: mean_loss(model, rows))  # type: ignore[misc]

@@ -20,7 +20,9 @@ STEPS = 13  # of which the last ones move
 def train(log: str, query_parallel: int) -> tuple[str, str]:
     """Steps over batches of 16 rows, of which each group of ranks sees its part."""
     model, _ = make("llama", torch.float64)
-    config = zoft.ZOConfig(zo_lr="auto", num_queries=2, query_parallel_size=query_parallel, replica_check_steps=4)
+    config = zoft.ZOConfig(
+        method="mezo", zo_lr="auto", num_queries=2, query_parallel_size=query_parallel, replica_check_steps=4
+    )
     opt = zoft.ZOOptimizer(model, 1.0, config, log=log)
     for step in range(STEPS):
         rows = batch(step, 16).chunk(opt.replicas.data_size)[opt.replicas.data_rank]

@@ -61,7 +61,7 @@ def train(
         Path(folder),
         model=model,
         cls=cls,
-        zo=zoft.ZOConfig(**{"zo_eps": 1e-2, "num_queries": 2, **zo}),
+        zo=zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "num_queries": 2, **zo}),
         per_device_train_batch_size=per_rank,
         gradient_accumulation_steps=accumulate,
         weight_decay=0.1,
@@ -194,7 +194,7 @@ def _endless_data(folder: str) -> None:
         def __iter__(self) -> Any:
             return iter(rows(64))
 
-    zo = zoft.ZOConfig(num_queries=2, query_parallel_size=2)
+    zo = zoft.ZOConfig(method="mezo", num_queries=2, query_parallel_size=2)
     trainer_of(Path(folder), train=Stream(), zo=zo).train()  # type: ignore[arg-type]
 
 

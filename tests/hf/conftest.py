@@ -70,7 +70,7 @@ def trainer_of(
     return cls(
         model=make("llama", dtype)[0] if model is None else model,
         args=arguments(output_dir, **changes),
-        zo=zo or zoft.ZOConfig(zo_eps=1e-2, num_queries=2),
+        zo=zo or zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2),
         train_dataset=rows() if train is None else train,
         eval_dataset=evaluation,
         callbacks=callbacks,

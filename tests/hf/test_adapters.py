@@ -74,7 +74,9 @@ def loss_of(model: nn.Module, family: str) -> Callable[[], torch.Tensor]:
 def train(
     model: PeftModel, family: str, log: Path | None = None, *, steps: int = 3, lr: float = 1e-2, **options: Any
 ) -> zoft.ZOOptimizer:
-    opt = zoft.ZOOptimizer(model, lr, zoft.ZOConfig(**{"zo_eps": 1e-2, "num_queries": 2, **options}), log=log)
+    opt = zoft.ZOOptimizer(
+        model, lr, zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, "num_queries": 2, **options}), log=log
+    )
     loss = loss_of(model, family)
     for _ in range(steps):
         opt.step(loss)

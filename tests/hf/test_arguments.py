@@ -67,12 +67,12 @@ def test_batches_of_like_length_resume_as_usual(cls: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @WAYS
 def test_a_compiled_model_is_trained_alike(cls: Any, backend: str, tmp_path: Path) -> None:
-    zo = zoft.ZOConfig(zo_eps=1e-2, placement="snapshot")
+    zo = zoft.ZOConfig(method="mezo", zo_eps=1e-2, placement="snapshot")
     want = end(tmp_path / "plain", zo=zo, max_steps=3)
     trainer = trainer_of(
         tmp_path / "compiled",
         cls=cls,
-        zo=zoft.ZOConfig(zo_eps=1e-2),
+        zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2),
         max_steps=3,
         torch_compile=True,
         torch_compile_backend=backend,
@@ -84,7 +84,7 @@ def test_a_compiled_model_is_trained_alike(cls: Any, backend: str, tmp_path: Pat
 
 @WAYS
 def test_compiled_stream_is_refused(cls: Any, tmp_path: Path) -> None:
-    zo = zoft.ZOConfig(placement="stream")
+    zo = zoft.ZOConfig(method="mezo", placement="stream")
     with pytest.raises(ConfigError, match="placement='snapshot' or 'auto', or leave torch_compile out"):
         trainer_of(tmp_path, cls=cls, zo=zo, torch_compile=True, torch_compile_backend="eager")
     model, _ = make("llama")
@@ -228,7 +228,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("from_call", [0, 8], ids=["at once", "later"])
 @WAYS
 def test_a_batch_that_does_not_fit_is_made_smaller(from_call: int, cls: Any, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"zo": zoft.ZOConfig(placement="snapshot"), "remove_unused_columns": False}
+    options: dict[str, Any] = {"zo": zoft.ZOConfig(method="mezo", placement="snapshot"), "remove_unused_columns": False}
     trainer = trainer_of(
         tmp_path, cls=cls, model=short_of_memory(2, from_call), auto_find_batch_size=True, max_steps=6, **options
     )
@@ -242,7 +242,7 @@ def test_a_batch_that_does_not_fit_is_made_smaller(from_call: int, cls: Any, tmp
 def test_a_resumed_batch_that_stops_fitting_is_an_error(tmp_path: Path) -> None:
     """Trainer would go back to the checkpoint's step with weights that have left it."""
     options: dict[str, Any] = {
-        "zo": zoft.ZOConfig(placement="snapshot"),
+        "zo": zoft.ZOConfig(method="mezo", placement="snapshot"),
         "auto_find_batch_size": True,
         "remove_unused_columns": False,
         **SAVING,
@@ -296,15 +296,15 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 def test_a_given_optimizer_is_refused(given: Any, message: str, cls: Any, tmp_path: Path) -> None:
     model, _ = make("llama")
     with pytest.raises(ConfigError, match=message):
-        cls(model=model, args=arguments(tmp_path), zo=zoft.ZOConfig(), **given(model))
+        cls(model=model, args=arguments(tmp_path), zo=zoft.ZOConfig(method="mezo"), **given(model))
 
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(model=make("llama")[0], args=arguments(tmp_path))
-    refuse(trainer, zoft.ZOConfig())
+    refuse(trainer, zoft.ZOConfig(method="mezo"))
     trainer.is_deepspeed_enabled = True
     with pytest.raises(ConfigError, match="deepspeed was asked for"):
-        refuse(trainer, zoft.ZOConfig())
+        refuse(trainer, zoft.ZOConfig(method="mezo"))
 
 
 @WAYS

@@ -51,7 +51,7 @@ def test_values_are_those_of_moved_adapters_and_layers_run_once(family: str, kin
 @pytest.mark.parametrize(("family", "kind"), [("llama", "prefix"), ("gpt2", "prompt"), ("t5", "prefix")])
 def test_what_acts_before_the_layers_is_refused(family: str, kind: str) -> None:
     model = adapted(family, kind).eval()
-    config = zoft.ZOConfig(placement="batched")
+    config = zoft.ZOConfig(method="mezo", placement="batched")
     with pytest.raises(PlacementError, match=r"prompts and prefixes act before the model's layers.*'auto'"):
         zoft.ZOOptimizer(model, 0.0, config).step(loss_of(model, family))
 

@@ -64,7 +64,7 @@ def test_it_is_the_run_of_a_zotrainer(method: str, tmp_path: Path) -> None:
     [
         {"dtype": torch.bfloat16},
         {"bf16": True},
-        {"bf16": True, "zo": zoft.ZOConfig(placement="snapshot")},
+        {"bf16": True, "zo": zoft.ZOConfig(method="mezo", placement="snapshot")},
         {"model": "gpt2"},
         {"model": "lora"},
         {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_steps": 6},

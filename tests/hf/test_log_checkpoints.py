@@ -277,7 +277,10 @@ def test_the_best_model_is_loaded_at_the_end(best: int, limit: int | None, tmp_p
         ({"zo_checkpoints": "log", "zo_snapshot_steps": 0}, "zo_snapshot_steps must be an integer >= 1, got 0"),
         ({"zo_snapshot_steps": 3}, "zo_snapshot_steps=3 goes with zo_checkpoints='log'"),
         ({"zo_checkpoints": "log", "save_only_model": True}, "save_only_model=True saves what"),
-        ({"zo_checkpoints": "log", "zo": zoft.ZOConfig(placement="inplace")}, "placement='inplace' does not replay"),
+        (
+            {"zo_checkpoints": "log", "zo": zoft.ZOConfig(method="mezo", placement="inplace")},
+            "placement='inplace' does not replay",
+        ),
         (
             {**LOG, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True},
             "load_best_model_at_end=True with zo_checkpoints='log' .* Set zo_snapshot_steps",

@@ -240,8 +240,8 @@ def test_weights_only_checkpoints_fall_back_on_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"zo": zoft.ZOConfig(zo_eps=1e-2, num_queries=2, seed=1)}, r"seed: 0 \(now 1\)"),
-        ({"zo": zoft.ZOConfig(zo_eps=2e-2, num_queries=2)}, r"zo_eps: 0.01 \(now 0.02\)"),
+        ({"zo": zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2, seed=1)}, r"seed: 0 \(now 1\)"),
+        ({"zo": zoft.ZOConfig(method="mezo", zo_eps=2e-2, num_queries=2)}, r"zo_eps: 0.01 \(now 0.02\)"),
         ({"weight_decay": 0.1}, "parameters = |weight_decays = "),
     ],
 )
@@ -257,7 +257,7 @@ def test_changed_settings_are_refused(changes: Any, message: str, tmp_path: Path
 
 def test_starting_afresh_keeps_the_earlier_log(tmp_path: Path) -> None:
     _, log, _ = whole_run(tmp_path)
-    want, _, _ = whole_run(tmp_path, zo=zoft.ZOConfig(seed=3))
+    want, _, _ = whole_run(tmp_path, zo=zoft.ZOConfig(method="mezo", seed=3))
     assert (tmp_path / "zo_log.1").read_bytes() == log
     base, _ = make("llama")
     zoft.replay(base, tmp_path / "zo_log")

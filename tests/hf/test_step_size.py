@@ -17,7 +17,7 @@ from tests.hf.conftest import trainer_of, with_callback
 from zoft.errors import ConfigError
 from zoft.replay_log import ReplayLog
 
-AUTO = zoft.ZOConfig(zo_lr="auto")
+AUTO = zoft.ZOConfig(method="mezo", zo_lr="auto")
 
 
 class StopAt(TrainerCallback):

@@ -37,7 +37,7 @@ def test_the_loss_goes_down(dtype: torch.dtype, tmp_path: Path) -> None:
         tmp_path,
         dtype=dtype,
         train=rows(4),
-        zo=zoft.ZOConfig(zo_eps=1e-2, num_queries=8),
+        zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=8),
         max_steps=25,
         learning_rate=2e-2,
         lr_scheduler_type="constant",
@@ -248,7 +248,7 @@ def test_autocast_sees_the_perturbation(placement: str, tmp_path: Path) -> None:
     """bf16=True on float32 weights: the projected gradients are those of float32, up to bf16's noise."""
     slopes = []
     for bf16 in (False, True):
-        zo = zoft.ZOConfig(zo_eps=5e-2, placement=placement)
+        zo = zoft.ZOConfig(method="mezo", zo_eps=5e-2, placement=placement)
         trainer_of(tmp_path / str(bf16), zo=zo, bf16=bf16, max_steps=6, learning_rate=0.0).train()
         slopes.append(torch.tensor([r.scalars[0] for r in records(tmp_path / str(bf16))]))
     assert (slopes[1] - slopes[0]).norm() < 0.15 * slopes[0].norm()

@@ -117,7 +117,7 @@ def trainer_of(
     if kind == "dpo" and not hasattr(model, "peft_config"):
         others["ref_model"] = make("llama", seed=1)[0]
     # TRL's fused head reads the head's weights without calling it, so `stream` cannot reach them.
-    zo = zo or zoft.ZOConfig(zo_eps=1e-2, num_queries=2, placement="snapshot")
+    zo = zo or zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2, placement="snapshot")
     if callback:
         others["callbacks"] = [zoft.ZOCallback(zo)]
     elif not plain:
@@ -207,7 +207,7 @@ def test_the_reference_stays_untouched(reference: str, precomputed: bool, tokeni
             train_dataset=preferences(),
             processing_class=tokenizer,
             peft_config=LORA,
-            zo=zoft.ZOConfig(zo_eps=1e-2),
+            zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2),
         )
 
     def held() -> dict[str, torch.Tensor]:
@@ -236,7 +236,7 @@ def test_trls_metrics_are_of_training_and_count_each_token_once(
     kind: str, callback: bool, tokenizer: Any, tmp_path: Path
 ) -> None:
     """At zo_eps near 0 they are what a plain evaluation notes; evaluation's own stay apart from them."""
-    zo = zoft.ZOConfig(zo_eps=1e-6, num_queries=2, placement="snapshot")
+    zo = zoft.ZOConfig(method="mezo", zo_eps=1e-6, num_queries=2, placement="snapshot")
     trainer = trainer_of(kind, tmp_path, tokenizer, callback=callback, zo=zo, learning_rate=0.0)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -267,7 +267,7 @@ def test_auto_misses_the_fused_head_and_falls_back_to_the_right_estimate(
     taken = []
     for placement in ("auto", "snapshot"):
         model = make(family_name)[0].to(torch.bfloat16)
-        zo = zoft.ZOConfig(placement=placement)
+        zo = zoft.ZOConfig(method="mezo", placement=placement)
         trainer = trainer_of(kind, tmp_path / placement, tokenizer, model=model, zo=zo, max_steps=1, bf16=True)
         says = (
             warnings.catch_warnings() if placement == "snapshot" else pytest.warns(zoft.ZoftWarning, match=r"lm_head")

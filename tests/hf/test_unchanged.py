@@ -55,7 +55,7 @@ def test_a_loss_that_does_not_depend_on_what_is_trained_is_an_error_that_names_i
 ) -> None:
     model, _ = make("llama")
     model.unused = nn.Linear(3, 3)
-    zo = zoft.ZOConfig(include=["unused*"], placement=placement)
+    zo = zoft.ZOConfig(method="mezo", include=["unused*"], placement=placement)
     with pytest.raises(UnchangedError, match=r"does not depend on what is trained \(unused\.weight, unused\.bias\)"):
         trainer_of(tmp_path, model=model, zo=zo).train()
 
@@ -64,7 +64,9 @@ def test_steps_that_were_all_dropped_are_an_error(tmp_path: Path) -> None:
     model, _ = make("llama")
     model.register_forward_hook(lambda module, args, output: {"loss": output.loss * float("nan")})
     with pytest.raises(UnchangedError, match="each was dropped because its loss was not finite"):
-        trainer_of(tmp_path, model=model, zo=zoft.ZOConfig(nonfinite="skip", placement="snapshot")).train()
+        trainer_of(
+            tmp_path, model=model, zo=zoft.ZOConfig(method="mezo", nonfinite="skip", placement="snapshot")
+        ).train()
 
 
 def test_a_schedule_that_never_leaves_zero_is_an_error(tmp_path: Path) -> None:
@@ -82,7 +84,10 @@ def test_one_changed_bit_anywhere_is_a_change(dtype: torch.dtype, tmp_path: Path
     """Weight decay of the matrices alone, at a projected gradient of zero."""
     model, _ = make("llama", dtype)
     model.unused = nn.Linear(3, 3, dtype=dtype)
-    options: dict[str, Any] = {"zo": zoft.ZOConfig(include=["unused*"], placement="snapshot"), "max_steps": 1}
+    options: dict[str, Any] = {
+        "zo": zoft.ZOConfig(method="mezo", include=["unused*"], placement="snapshot"),
+        "max_steps": 1,
+    }
     trainer_of(tmp_path, model=model, weight_decay=0.1, learning_rate=0.5, **options).train()
 
 

@@ -46,7 +46,7 @@ def start(log: Path, *, num_queries: int = 1, seed: int = 0, lr: float = 1e-3, *
     """An optimizer of twelve weights at one, at the start of a private run."""
     model = nn.Linear(12, 1, bias=False, dtype=torch.float64)
     nn.init.ones_(model.weight)
-    config = zoft.ZOConfig(num_queries=num_queries, zo_eps=1e-2, seed=seed)
+    config = zoft.ZOConfig(method="mezo", num_queries=num_queries, zo_eps=1e-2, seed=seed)
     return zoft.ZOOptimizer(model, lr, config, privacy=plan(num_scalars=num_queries, **settings), log=log)
 
 

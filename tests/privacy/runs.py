@@ -49,7 +49,7 @@ class Run:
     def __init__(self, plan: PrivacyPlan | None, log: Path | None = None, **zo: Any) -> None:
         self.model = Linear()
         self.looked_at: list[int] = []
-        options = {"zo_eps": 1e-2, "num_queries": 2 if plan is None else plan.num_scalars, **zo}
+        options = {"method": "mezo", "zo_eps": 1e-2, "num_queries": 2 if plan is None else plan.num_scalars, **zo}
         self.opt = zoft.ZOOptimizer(self.model, 0.01, zoft.ZOConfig(**options), privacy=plan, log=log)
 
     def closures(self, numbers: Sequence[int]) -> list[Callable[[], torch.Tensor]]:

@@ -93,7 +93,7 @@ def one_step(output_dir: Path, micro_batches: list[list[int]], family: str = "ll
         output_dir,
         model=make(family)[0],
         cls=partial(zoft.ZOTrainer, privacy=PRIVACY, data_collator=Padded()),
-        zo=zoft.ZOConfig(zo_eps=1e-2, num_queries=QUERIES),
+        zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=QUERIES),
         train=uneven_rows(),
         max_steps=1,
         per_device_train_batch_size=2,

@@ -80,7 +80,7 @@ def inputs(step: int, dtype: torch.dtype) -> torch.Tensor:
 def test_a_language_model_trains_privately_and_replays(tmp_path: Path) -> None:
     model, _ = make("llama")
     opt = zoft.ZOOptimizer(
-        model, 1e-3, zoft.ZOConfig(num_queries=2), privacy=plan(num_scalars=2), log=tmp_path / "zo_log"
+        model, 1e-3, zoft.ZOConfig(method="mezo", num_queries=2), privacy=plan(num_scalars=2), log=tmp_path / "zo_log"
     )
     for step in range(3):
         ids = batch(step)[:, None]  # examples of one row each
@@ -103,13 +103,17 @@ def test_a_language_model_trains_privately_and_replays(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_private_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(named)):
-        private_config(zoft.ZOConfig(**settings))
+        private_config(zoft.ZOConfig(**{"method": "mezo", **settings}))
 
 
 def test_a_plan_for_another_number_of_scalars_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_scalars=2; method 'mezo' releases 3"):
         zoft.ZOOptimizer(
-            small(torch.float32), 1e-3, zoft.ZOConfig(num_queries=3), privacy=plan(num_scalars=2), log=tmp_path / "log"
+            small(torch.float32),
+            1e-3,
+            zoft.ZOConfig(method="mezo", num_queries=3),
+            privacy=plan(num_scalars=2),
+            log=tmp_path / "log",
         )
 
 

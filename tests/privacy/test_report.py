@@ -35,7 +35,9 @@ def make_run(folder: Path, *, steps: int = STEPS, crashes: int = 0, queries: int
         steps=STEPS,
         num_scalars=queries,
     )
-    optimizer = ZOOptimizer(model, lr=1e-3, config=ZOConfig(num_queries=queries), privacy=plan, log=folder / "zo_log")
+    optimizer = ZOOptimizer(
+        model, lr=1e-3, config=ZOConfig(method="mezo", num_queries=queries), privacy=plan, log=folder / "zo_log"
+    )
     rows = torch.randn(N, 3)
 
     def fails() -> torch.Tensor:

@@ -244,7 +244,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("new", MODELS.values(), ids=MODELS.keys())
 def test_other_models_train_and_replay(new: Callable[[], nn.Module], tmp_path: Path) -> None:
     model, before = new(), digest(new())
-    trainer = private_trainer(tmp_path, model=model, zo=zoft.ZOConfig(zo_eps=1e-2), max_steps=3)
+    trainer = private_trainer(tmp_path, model=model, zo=zoft.ZOConfig(method="mezo", zo_eps=1e-2), max_steps=3)
     trainer.train()
     assert digest(model) != before
     assert digest(model) == replayed(tmp_path, new())
@@ -294,9 +294,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a stream": ({"train": Stream()}, r"must have a length and an order; got a Stream"),
     "a stream with a length": ({"train": StreamWithLength()}, r"must have a length and an order"),
     "torch_compile": ({"torch_compile": True, "torch_compile_backend": "eager"}, r"torch_compile chooses kernels"),
-    "zo_lr": ({"zo": zoft.ZOConfig(zo_lr="auto")}, r"zo_lr='auto' measures losses"),
+    "zo_lr": ({"zo": zoft.ZOConfig(method="mezo", zo_lr="auto")}, r"zo_lr='auto' measures losses"),
     "a method": ({"zo": zoft.ZOConfig(method="hizoo")}, r"method 'hizoo' .* cannot be private"),
-    "placement": ({"zo": zoft.ZOConfig(placement="stream")}, r"placement='stream' cannot be private"),
+    "placement": ({"zo": zoft.ZOConfig(method="mezo", placement="stream")}, r"placement='stream' cannot be private"),
 }
 
 
@@ -442,7 +442,7 @@ def test_the_measured_threshold_is_near_the_quantile_and_weights_wait(tmp_path: 
     assert spent.clip_threshold != halfway and digest(again.model) == replayed(tmp_path) != base
 
     model = make("llama")[0]
-    opt = zoft.ZOOptimizer(model, 0.0, zoft.ZOConfig(zo_eps=1e-2, num_queries=2, placement="snapshot"))
+    opt = zoft.ZOOptimizer(model, 0.0, zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2, placement="snapshot"))
     norms = []
     for step in range(8):
         opt.engine.step = step

@@ -34,7 +34,7 @@ def private(
     kind: str, folder: Path, words: Any, *, callback: bool = False, model: nn.Module | None = None, **changes: Any
 ) -> Any:
     config, trainer, data = KINDS[kind]
-    zo, ours = zoft.ZOConfig(zo_eps=1e-2, num_queries=2), {"privacy": promise()}
+    zo, ours = zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2), {"privacy": promise()}
     model = make("llama")[0] if model is None else model
     others: dict[str, Any] = {"callbacks": [zoft.ZOCallback(zo, **ours)]} if callback else {"zo": zo, **ours}
     if kind != "sft" and not hasattr(model, "peft_config"):

@@ -53,7 +53,7 @@ def private_trainer(
     **changes: Any,
 ) -> Any:
     """A Trainer that is private, by either way in; 4 of 16 examples a step, 6 steps."""
-    zo = zoft.ZOConfig(zo_eps=1e-2, num_queries=2) if zo is None else zo
+    zo = zoft.ZOConfig(method="mezo", zo_eps=1e-2, num_queries=2) if zo is None else zo
     ours = {"privacy": promise() if privacy is None else privacy, "zo_checkpoints": zo_checkpoints}
     options: dict[str, Any] = {
         "model": make("llama")[0] if model is None else model,

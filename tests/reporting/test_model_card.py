@@ -32,7 +32,7 @@ def trainer(folder: Path, **changes: Any) -> ZOTrainer:
     return ZOTrainer(
         model=model,
         args=arguments(folder, **{"max_steps": 4, **changes}),
-        zo=ZOConfig(zo_eps=1e-2, num_queries=3),
+        zo=ZOConfig(method="mezo", zo_eps=1e-2, num_queries=3),
         train_dataset=rows(8),
         eval_dataset=rows(8),
     )

@@ -352,7 +352,7 @@ def zoft_linear(path: Path) -> ReplayLog:
     import torch
 
     model = torch.nn.Linear(2, 1)
-    optimizer = zoft.ZOOptimizer(model, lr=1e-3, config=zoft.ZOConfig(), log=path)
+    optimizer = zoft.ZOOptimizer(model, lr=1e-3, config=zoft.ZOConfig(method="mezo"), log=path)
     optimizer.step(lambda: model(torch.ones(2)).square().sum())
     optimizer.close_log()
     return ReplayLog.open(path, to_append=True)

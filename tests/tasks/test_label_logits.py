@@ -178,7 +178,9 @@ def test_stream_moves_the_output_layer_for_every_portion(name: str, portions: No
     records = []
     for placement in ("stream", "snapshot"):
         model, batch = make(name), conversations()
-        optimizer = zoft.ZOOptimizer(model, lr=1e-2, config=zoft.ZOConfig(placement=placement, zo_eps=1e-2))
+        optimizer = zoft.ZOOptimizer(
+            model, lr=1e-2, config=zoft.ZOConfig(method="mezo", placement=placement, zo_eps=1e-2)
+        )
 
         def loss(model: nn.Module = model, batch: dict[str, Tensor] = batch) -> Tensor:
             return conversation_losses(model, batch).mean()
@@ -231,7 +233,7 @@ def test_no_tensor_of_a_step_is_as_large_as_the_logits(portions: None) -> None:
         hf.LlamaConfig(vocab_size=5000, tie_word_embeddings=True, **_KV, **_SMALL, **_IDS)
     ).eval()
     batch, whole = conversations(), 4 * ROWS * (LENGTH - 1) * 5000
-    optimizer = zoft.ZOOptimizer(model, lr=1e-3, config=zoft.ZOConfig(placement="snapshot"))
+    optimizer = zoft.ZOOptimizer(model, lr=1e-3, config=zoft.ZOConfig(method="mezo", placement="snapshot"))
     with LiveTensors() as live:
         for _ in range(2):
             optimizer.step(lambda: conversation_losses(model, batch).mean())

@@ -215,7 +215,9 @@ def test_a_step_finds_the_slopes_of_options_alone(way: str, adapted: bool) -> No
             )
         if asked:
             assert learn_whether_prompts_are_shared(model)
-        optimizer = zoft.ZOOptimizer(model.eval(), 1e-3, zoft.ZOConfig(**{"zo_eps": 1e-2, **WAYS[way]}))
+        optimizer = zoft.ZOOptimizer(
+            model.eval(), 1e-3, zoft.ZOConfig(**{"method": "mezo", "zo_eps": 1e-2, **WAYS[way]})
+        )
         each = way.startswith("a ")  # then rows must be as many for each example
         batch = batch_of([{**row, "options": row["options"][:2], "label": 0} for row in ROWS] if each else ROWS)
         reduce = (lambda losses: losses) if each else torch.mean
