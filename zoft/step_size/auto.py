@@ -31,6 +31,7 @@ EXPECTED, EXPECTED_TERMS = 0.1, 100.0
 # The step size as a part of that which lowers the loss most, and its bounds as parts of what curvature alone allows.
 SAFETY, LEAST, MOST = 0.6, 0.02, 0.3
 GROWTH, SHRINK = 1.2, 2.0  # the most that it changes from one check to the next
+SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
 LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
@@ -208,9 +209,11 @@ class AutoStepSize:
             state.caution *= CAUTION
             return
         noise = max(state.noise, _ROUNDING * abs(loss)) / (self._scale * self._scale)
+        # The curvature of an adapter, a product of two factors, has heavy tails: no single check is to decide.
+        most = SPIKE * state.curvature.mean if state.checks > FIRST_CHECKS else math.inf
         state.curvature.fade(KEEP)
         # In units of the usual length, so that the long steps of a run's beginning do not outweigh all later ones.
-        state.curvature.add(last.length / math.sqrt(state.square), max(abs(curvature), noise))
+        state.curvature.add(last.length / math.sqrt(state.square), max(min(abs(curvature), most), noise))
         self._confirm(gained)
         if past.has_moved:
             past.steps.clear()
