@@ -14,7 +14,7 @@ from zoft.types import NONFINITE_POLICIES, PLACEMENTS, ZOConfig
 
 
 def test_defaults_are_valid_and_leave_the_method_its_own() -> None:
-    config = ZOConfig(method="mezo")
+    config = ZOConfig()
     assert (config.zo_eps, config.num_queries, config.distribution) == (None, None, None)
 
 
@@ -61,23 +61,23 @@ def test_one_pattern_as_a_string_is_an_error_not_a_list_of_letters(name: str) ->
 def test_what_is_no_configuration_is_refused_with_what_to_write(config: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match=rf"must be a ZOConfig, got .*; write ZOConfig\({hint}\)\."):
         ZOConfig.of(config)
-    assert ZOConfig.of(None) == ZOConfig(method="mezo")
+    assert ZOConfig.of(None) == ZOConfig()
 
 
 def test_every_stated_placement_and_policy_is_accepted() -> None:
     for placement in PLACEMENTS:
-        assert ZOConfig(method="mezo", placement=placement).placement == placement
+        assert ZOConfig(placement=placement).placement == placement
     for policy in NONFINITE_POLICIES:
-        assert ZOConfig(method="mezo", nonfinite=policy).nonfinite == policy
+        assert ZOConfig(nonfinite=policy).nonfinite == policy
 
 
 def test_an_integer_is_a_perturbation_scale_too() -> None:
-    assert ZOConfig(method="mezo", zo_eps=1).zo_eps == 1
+    assert ZOConfig(zo_eps=1).zo_eps == 1
 
 
 def test_a_configuration_cannot_be_changed_not_even_through_what_it_was_made_from() -> None:
     include, options = ["a"], {"x": 1}
-    config = ZOConfig(method="mezo", include=include, method_kwargs=options)  # type: ignore[arg-type]
+    config = ZOConfig(include=include, method_kwargs=options)  # type: ignore[arg-type]
     include.append("b")
     options["x"] = 2
     assert config.include == ("a",)
@@ -98,7 +98,5 @@ def test_to_dict_survives_json_and_gives_an_equal_configuration() -> None:
     values = json.loads(json.dumps(config.to_dict()))
     assert values.keys() == {field.name for field in dataclasses.fields(ZOConfig)}
     assert ZOConfig(**values) == config
-    changed = [
-        f.name for f in dataclasses.fields(ZOConfig) if values[f.name] == ZOConfig(method="mezo").to_dict()[f.name]
-    ]
+    changed = [f.name for f in dataclasses.fields(ZOConfig) if values[f.name] == ZOConfig().to_dict()[f.name]]
     assert changed == []  # every field was tried with a value of its own

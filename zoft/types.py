@@ -53,7 +53,7 @@ class ZOConfig:
         method_kwargs: Options of the method's own.
     """
 
-    method: str = "mezo"
+    method: str = "fzoo"
     zo_lr: str | None = None
     zo_eps: float | None = None
     num_queries: int | None = None

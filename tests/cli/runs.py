@@ -59,6 +59,7 @@ dataset: {folder}/rows.jsonl
 template: "{{text}} it was"
 label_words: [terrible, great]
 eval_fraction: 0.2
+zo_method: mezo
 zo_eps: 1e-2
 learning_rate: 1e-2
 per_device_train_batch_size: 4

@@ -164,7 +164,7 @@ def test_resolved_config_holds_ours_and_what_differs_of_theirs(tmp_path: Path) -
     dump_resolved(tmp_path / "resolved_config.yaml", parse_arguments(["--seed", "7"]), {"zo_eps": 1e-3})
     written = read_recipe(tmp_path / "resolved_config.yaml")
     assert written["zo_eps"] == 1e-3  # left open, and resolved
-    assert written["zo_method"] == "mezo"
+    assert written["zo_method"] == "fzoo"
     assert written["seed"] == 7
     assert "learning_rate" not in written
 

@@ -87,7 +87,7 @@ def test_defaults_are_filled_in_and_explicit_settings_win(name: str) -> None:
     ("name", "eps", "queries", "distribution", "forwards"),
     [
         ("mezo", 1e-3, 1, "gaussian", 2),
-        ("fzoo", 1e-4, 8, "rademacher", 9),
+        ("fzoo", 1e-3, 8, "rademacher", 9),
         ("meazo", 1e-3, 1, "rademacher", 2),
         ("one_point_five_spsa", 1e-4, 1, "rademacher", 3),
         ("es", 1e-3, 15, "gaussian", 30),

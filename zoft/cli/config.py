@@ -54,6 +54,7 @@ class ParsedArguments:
     instances: tuple[object, ...]
     values: dict[str, Any]  # as given, before any dataclass changed them
     defaults: dict[str, Any]  # what an empty command line gives
+    given: frozenset[str]  # names that the recipe or a flag sets, be it to the default
 
     def get(self, group: type[T]) -> T:
         """Return the instance of one of the argument dataclasses.
@@ -144,10 +145,13 @@ def parse_arguments(
     config.add_argument("--config", action="append", default=[])
     files, flags = config.parse_known_args(list(argv))
     defaults = vars(parser.parse_args([]))
+    given = {flag[2:].partition("=")[0] for flag in flags if flag.startswith("--")}
     if len(files.config) > 1:
         raise ConfigError(f"--config is given {len(files.config)} times; give one recipe and change it by flags")
     for path in files.config:
-        parser.set_defaults(**_recipe_values(path, read_recipe(path), parser, all_groups))
+        recipe = _recipe_values(path, read_recipe(path), parser, all_groups)
+        parser.set_defaults(**recipe)
+        given.update(recipe)
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         _refuse(unknown[0], parser)
@@ -160,7 +164,7 @@ def parse_arguments(
         raise
     except ValueError as error:  # settings that contradict each other in TrainingArguments' eyes
         raise ConfigError(str(error)) from error
-    return ParsedArguments(instances=instances, values=values, defaults=defaults)
+    return ParsedArguments(instances=instances, values=values, defaults=defaults, given=frozenset(given))
 
 
 def dump_resolved(

@@ -58,7 +58,7 @@ def empirical_kernel(
     for name, value in (("num_draws", num_draws), ("chunk_size", chunk_size)):
         if value < 1:
             raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
-    outputs = Outputs.of(model, ZOConfig.of(config))
+    outputs = Outputs.of(model, ZOConfig("mezo") if config is None else ZOConfig.of(config))
     total = torch.zeros(len(x), len(x), dtype=torch.float64)
     with evaluating(model), torch.no_grad():
         for first in tqdm(range(0, num_draws, chunk_size), desc=f"{kind} kernel", disable=None if progress else True):

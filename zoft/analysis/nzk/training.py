@@ -61,7 +61,7 @@ def train(
         raise ConfigError(f"record_at must hold numbers of steps >= 0, got {list(record_at)!r}.")
     queries = {"per_example": len(x), "nzk_independent": 2}.get(rule, 1)
     config = ZOConfig(
-        zo_eps=zo_eps, num_queries=queries, seed=seed, distribution=distribution, placement="snapshot"
+        "mezo", zo_eps=zo_eps, num_queries=queries, seed=seed, distribution=distribution, placement="snapshot"
     )  # a batch this small needs no streaming
     trainables = select(model)
     engine = ZOEngine(model, config, trainables, [0] * len(trainables), [0.0])

@@ -109,7 +109,7 @@ class Experiment:
         draws = sorted({max(CHUNK, most // 4**k) for k in range(5)})
         errors = []
         for count in draws:
-            config = ZOConfig(distribution=distribution, seed=self.settings.seed)
+            config = ZOConfig("mezo", distribution=distribution, seed=self.settings.seed)
             kernel = empirical_kernel(
                 self.start, self.x, kind=kind, num_draws=count, config=config, chunk_size=CHUNK, progress=True
             )
@@ -187,7 +187,7 @@ class Experiment:
         model = copy.deepcopy(self.subjects[trained])
         steps = sorted({0, *self.steps[1::6], self.steps[-1]})
         lr, _ = self.theory("mezo", "tuned")
-        config = ZOConfig(seed=self.settings.seed)
+        config = ZOConfig("mezo", seed=self.settings.seed)
         kernels = [
             empirical_kernel(model, self.x, kind="shared", num_draws=DRIFT_DRAWS, config=config, chunk_size=CHUNK)
             for _ in train(

@@ -58,6 +58,7 @@ class ZerothOrder:
         """What was left to the method, or to ``seed``, has become. A zo_eps that is measured stays open."""
         config = build_method(self.config).config
         return {
+            "zo_lr": config.zo_lr or "given",
             "zo_eps": config.zo_eps if self.config.zo_lr is None else self.config.zo_eps,
             "zo_num_queries": config.num_queries,
             "zo_seed": config.seed,
@@ -126,11 +127,15 @@ class ZerothOrder:
 
 
 def zo_config(parsed: ParsedArguments) -> ZOConfig:
-    """Build the zeroth-order configuration of a recipe."""
+    """Build the zeroth-order configuration of a recipe.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
     zo = parsed.get(ZOArguments)
-    return ZOConfig(
+    config = ZOConfig(
         method=zo.zo_method,
-        zo_lr=zo.zo_lr,
+        zo_lr="auto" if zo.zo_lr == "auto" else None,
         zo_eps=zo.zo_eps,
         num_queries=zo.zo_num_queries,
         seed=parsed.get(TrainingArguments).seed if zo.zo_seed is None else zo.zo_seed,
@@ -147,6 +152,10 @@ def zo_config(parsed: ParsedArguments) -> ZOConfig:
         force=zo.zo_force,
         method_kwargs=zo.method_kwargs,
     )
+    is_open = zo.zo_lr is None and "learning_rate" not in parsed.given
+    if is_open and not parsed.get(PrivacyArguments).is_private and build_method(config).can_measure_lr:
+        return replace(config, zo_lr="auto")
+    return config
 
 
 def privacy_config(parsed: ParsedArguments) -> PrivacyConfig | None:

@@ -18,16 +18,17 @@ class ZOArguments:
     _argument_group_name = "zeroth-order"
 
     zo_method: str = field(
-        default="mezo",
+        default="fzoo",
         metadata={
             "help": "The zeroth-order method (docs/methods.md); adamw or sgd: train by gradients, to compare with."
         },
     )
-    zo_lr: Literal["auto"] | None = field(
+    zo_lr: Literal["auto", "given"] | None = field(
         default=None,
         metadata={
             "help": "auto: measure the step size, and follow it while training; learning_rate then does not matter, "
-            "its schedule does. Default: learning_rate is the step size."
+            "its schedule does. given: learning_rate is the step size. Default: given where learning_rate is set, "
+            "where the method cannot measure it, and in private runs; else auto."
         },
     )
     zo_eps: float | None = field(
