@@ -90,7 +90,7 @@ def test_a_configuration_cannot_be_changed_not_even_through_what_it_was_made_fro
 
 def test_to_dict_survives_json_and_gives_an_equal_configuration() -> None:
     config = ZOConfig(
-        method="fzoo", zo_lr="auto", zo_eps=1e-4, num_queries=8, seed=2**64 - 1, distribution="rademacher",
+        method="mezo", zo_lr="auto", zo_eps=1e-4, num_queries=8, seed=2**64 - 1, distribution="rademacher",
         shared_vector="window:4", placement="snapshot",
         include=("*norm*",), exclude=("*bias",), nonfinite="skip", scratch_mib=5, batched_tokens=6,
         query_parallel_size=2, replica_check_steps=7, force=True, method_kwargs={"beta": 0.5},

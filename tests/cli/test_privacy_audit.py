@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoft import ZOOptimizer
+from zoft import ZOConfig, ZOOptimizer
 from zoft.cli.privacy import main
 from zoft.privacy import PrivacyConfig, PrivacyPlan, mechanism
 
@@ -48,7 +48,7 @@ def test_a_violation_is_exit_code_one_and_a_file_says_which(tmp_path: Path, monk
 def test_the_plan_of_a_run_is_read_from_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = PrivacyConfig(dp_noise_multiplier=3.0, dp_target_delta=1e-3)
     plan = PrivacyPlan.of(config, num_examples=100, expected_batch_size=10, steps=3)
-    ZOOptimizer(torch.nn.Linear(1, 1), 0.1, privacy=plan, log=tmp_path / "private").close_log()
+    ZOOptimizer(torch.nn.Linear(1, 1), 0.1, ZOConfig("mezo"), privacy=plan, log=tmp_path / "private").close_log()
     main(["audit", "--log", str(tmp_path / "private"), *QUICK[-6:]])
     assert capsys.readouterr().out.startswith(str(plan))
 

@@ -139,7 +139,7 @@ def test_weight_decay_spares_vectors_unless_groups_say_otherwise() -> None:
         model = Quadratic()
         if groups:
             groups = [{**groups[0], "params": list(model.parameters())}]
-        opt = zoft.ZOOptimizer(model, 0.1, weight_decay=0.5, param_groups=groups)
+        opt = zoft.ZOOptimizer(model, 0.1, zoft.ZOConfig("mezo"), weight_decay=0.5, param_groups=groups)
         before = [p.detach().clone() for p in model.parameters()]
         opt.engine.apply(StepRecord(0, 0.0, (0.0,), (0.1,) * len(opt.param_groups)))
         assert torch.equal(model.matrix, before[0] * np.float32(1 - np.float32(0.1) * 0.5))

@@ -74,7 +74,7 @@ def test_the_noise_of_a_mean_slope_is_sigma_c_over_b(tmp_path: Path) -> None:
 
 
 def test_the_laplace_mechanism_is_accounted_in_one_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--dp_target_epsilon", "2", "--dp_mechanism", "laplace"]
+    flags = ["--dp_target_epsilon", "2", "--dp_mechanism", "laplace", "--zo_method", "mezo"]
     content = planned(*SMALL[:-2], *flags, out=tmp_path / "p.json")
     assert list(content["by_accountant"]) == ["pure epsilon"]
     assert content["by_accountant"]["pure epsilon"]["epsilon"] == pytest.approx(2.0)

@@ -62,7 +62,7 @@ class PrivacyPlan:
         if config.dp_mechanism == "laplace" and num_scalars > 1:
             raise ConfigError(
                 f"dp_mechanism='laplace' releases one number a step, and this method has {num_scalars}: use one "
-                "direction (num_queries=1), or dp_mechanism='gaussian'."
+                "that takes a single direction, such as mezo with num_queries=1, or dp_mechanism='gaussian'."
             )
         if config.dp_clip_quantile is not None and config.dp_clip_steps >= steps:
             raise ConfigError(
