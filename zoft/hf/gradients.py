@@ -38,6 +38,7 @@ class GradientTrainer(ProblemTrainer):
             forwards=self.forwards,
             remark=f"a step by gradients counted for {FORWARDS_PER_STEP}",
             examples="",
+            rate=f"{self.args.learning_rate:g}",
             trained=self.get_num_trainable_parameters(),
         )
         return HowTrained(f"by gradients ({self._method})", [("method", self._method), *length])

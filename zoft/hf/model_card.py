@@ -141,7 +141,7 @@ class ModelCards(ABC):
 
 
 def budget_rows(
-    args: TrainingArguments, *, steps: int, forwards: int, remark: str, examples: str, trained: int
+    args: TrainingArguments, *, steps: int, forwards: int, remark: str, examples: str, rate: str, trained: int
 ) -> Iterable[tuple[str, str]]:
     """Return what a card says of any training: its length, its batches, its learning rate, its parameters."""
     batch = int(args.train_batch_size) * args.gradient_accumulation_steps * int(args.world_size)
@@ -149,7 +149,7 @@ def budget_rows(
     yield "steps", f"{steps:,}"
     yield "budget", f"{forwards:,} forwards{processes}, {remark}"
     yield "batch", f"{batch} examples a step{examples}"
-    yield "learning rate", f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}"
+    yield "learning rate", f"{rate}, {SchedulerType(args.lr_scheduler_type).value}"
     yield "trained parameters", f"{trained:,}"
 
 

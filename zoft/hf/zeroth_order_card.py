@@ -23,15 +23,18 @@ class ZerothOrderCards(ModelCards):
         engine = optimizer.engine
         config = engine.method.config
         queries = "1 query" if config.num_queries == 1 else f"{config.num_queries} queries"
+        measured = optimizer.step_size.figures.get("zo_lr")
+        rate = f"{self.args.learning_rate:g}" if measured is None else f"measured, {measured:.2g} in the end"
         rows = [
             ("method", f"{config.method}, {queries} a step, {config.distribution} directions of seed {config.seed}"),
-            ("zo_eps", f"{config.zo_eps:g}"),
+            ("zo_eps", f"{engine.zo_eps:.3g}"),
             *budget_rows(
                 self.args,
                 steps=engine.step,
                 forwards=self.zo_forwards,  # type: ignore[attr-defined]
                 remark="no backward pass",
                 examples=" are expected" if optimizer.privacy is not None else "",
+                rate=rate,
                 trained=sum(t.parameter.numel() for t in engine.trainables),
             ),
         ]
