@@ -66,12 +66,12 @@ def why_unchanged(
             "the model in float32."
         )
     moving = [record for record in taken if any(record.lrs)]
-    if not moving and any(record.probe for record in taken):
-        return (
-            "the step size was still being measured (zo_lr auto), which takes the first five or six steps. Take more "
-            "(max_steps), or give a learning_rate (and zo_lr given)."
-        )
     if not moving:
+        if any(record.probe for record in taken):
+            return (
+                "the step size was still being measured (zo_lr auto), which takes the first five or six steps. Take "
+                "more (max_steps), or give a learning_rate (and zo_lr given)."
+            )
         return "the learning rate was 0 at each. Check learning_rate, lr_scheduler_type and the warm-up."
     if not any(any(projected_grads(record.scalars)) for record in moving):
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
