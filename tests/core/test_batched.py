@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     BertConfig,
@@ -141,6 +142,29 @@ def test_16_bit_losses_are_those_of_moved_weights_within_their_rounding(
         got, want = (engine_of(model, p, method=method, zo_eps=0.3).estimate(loss) for p in ("batched", "stream"))
         assert got.loss == pytest.approx(want.loss, abs=tolerance)
         assert got.scalars == pytest.approx(want.scalars, abs=2 * tolerance / 0.3)
+
+
+@pytest.mark.parametrize("computed_in", ["float32", "a bfloat16 base", "autocast"])
+def test_an_adapter_is_judged_by_the_rounding_of_what_it_is_computed_in(computed_in: str) -> None:
+    """PEFT keeps adapters in float32, whatever they adapt; kernels may round by how many rows they are given."""
+    base = model_of("llama", torch.bfloat16 if computed_in == "a bfloat16 base" else torch.float32)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    plain = loss_of(model, "llama", "outside")
+    norm = next(m for name, m in model.named_modules() if name.endswith("layers.0.input_layernorm"))
+    norm.register_forward_hook(lambda _, inputs, output: output * (1.0 if len(inputs[0]) == 3 else 1.005))
+
+    def loss() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=computed_in == "autocast"):
+            return plain()
+
+    engine = engine_of(model, "batched")
+    if computed_in == "float32":
+        with pytest.raises(PlacementError, match="differs by .*, more than 1e-04"):
+            engine.estimate(loss)
+    else:
+        engine.estimate(loss)
+        assert engine.placement == "batched"
 
 
 @pytest.mark.parametrize(

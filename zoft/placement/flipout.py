@@ -72,7 +72,7 @@ class FlipoutPlacement(OneByOne):
             "a direction for each example",
             "Use a method with one direction for the whole batch (mezo, fzoo, ...).",
         )
-        self._trainables, self._directions = trainables, directions
+        self._model, self._trainables, self._directions = model, trainables, directions
         self._owners, self._names = owners_of(model, trainables)
         self._flipped: dict[nn.Module, Flipped] = {}  # once a loss turned out to be of examples
         self._places = _Places(part, parts)
@@ -162,7 +162,7 @@ class FlipoutPlacement(OneByOne):
                 flipped = self._losses(terms, loss_fn)
             finally:
                 self._places = places
-        tolerance = tolerance_of(self._trainables)
+        tolerance = tolerance_of(self._model, loss_fn)
         snapshot = SnapshotPlacement(self._trainables, self._directions)
         for place in {0, len(plain) - 1}:
             with snapshot.session(), snapshot.at([terms[place]]):

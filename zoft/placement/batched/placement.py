@@ -64,7 +64,7 @@ class BatchedPlacement:
             ConfigError: If weights are sharded or offloaded.
         """
         require_whole(trainables, "placement='batched'", _OTHERWISE)
-        self._trainables, self._directions, self._tokens = trainables, directions, tokens
+        self._model, self._trainables, self._directions, self._tokens = model, trainables, directions, tokens
         self._stream = StreamPlacement(model, trainables, directions, scratch_bytes=scratch_bytes)
         self._owners, _ = owners_of(model, trainables)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -165,7 +165,7 @@ class BatchedPlacement:
         if not points:
             self._cuts = []
             return None
-        tolerance = tolerance_of(self._trainables)
+        tolerance = tolerance_of(self._model, loss_fn)
         for place, (together, one) in enumerate(zip(self._shown_together(points, loss_fn), moved, strict=True)):
             if together.shape != one.shape or not _distance(together, one) <= tolerance:
                 raise PlacementError(
