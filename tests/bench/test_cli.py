@@ -51,6 +51,8 @@ def test_a_suite_runs_resumes_and_is_guarded(
     assert "the results are the golden ones, within tolerance" in capsys.readouterr().out
     main(["methods", "--config", recipe, "--summary", "--only", "mezo", "fo_sgd"])
     assert "so_lbfgs" not in capsys.readouterr().out
+    main(["methods", "--config", recipe, "--dry_run"])
+    assert "cancer: nothing left to run" in capsys.readouterr().out
 
     expected = json.loads((tmp_path / "golden.json").read_text())
     expected["problems"]["cancer"]["mezo"] |= {"test_loss": 0.1, "half_width": 0.0}

@@ -160,7 +160,7 @@ def test_an_adapter_is_judged_by_the_rounding_of_what_it_is_computed_in(computed
 
     engine = engine_of(model, "batched")
     if computed_in == "float32":
-        with pytest.raises(PlacementError, match="differs by .*, more than 1e-04"):
+        with pytest.raises(PlacementError, match=r"differs by .*, more than 1e-04"):
             engine.estimate(loss)
     else:
         engine.estimate(loss)

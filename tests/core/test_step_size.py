@@ -247,6 +247,19 @@ def test_a_probe_that_is_not_finite_halves_the_step_and_stops_nothing(bad: float
     assert math.isfinite(seam.item())
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["seen before", "not seen before"])
+def test_one_check_counts_for_at_most_three_times_the_curvature_that_was_seen(flat: bool) -> None:
+    model = Bowl(spectrum())
+    opt, means = auto(model, zo_eps=1e-3), [0.0]
+    slopes = 0.1 * torch.ones(64, dtype=torch.float64)
+    for step in range(60):
+        bend = 1e4 if step == 50 else 0.0 if flat else 1.0
+        opt.step(lambda b=bend: b * model() + (slopes * model.w).sum())  # type: ignore[misc]
+        means.append(Curvature(**opt.step_size.state_dict()["curvature"]).mean)
+    grew = [after / before for before, after in itertools.pairwise(means) if before]
+    assert (max(grew) > 1e3) == flat
+
+
 def test_the_mean_curvature_counts_long_steps_for_more() -> None:
     known = Curvature()
     assert known.mean == 0.0

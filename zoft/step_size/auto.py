@@ -209,8 +209,10 @@ class AutoStepSize:
             state.caution *= CAUTION
             return
         noise = max(state.noise, _ROUNDING * abs(loss)) / (self._scale * self._scale)
-        # The curvature of an adapter, a product of two factors, has heavy tails: no single check is to decide.
-        most = SPIKE * state.curvature.mean if state.checks > FIRST_CHECKS else math.inf
+        # The curvature of an adapter, a product of two factors, has heavy tails: no single check is to decide, unless
+        # those before saw nothing but rounding.
+        known = state.checks > FIRST_CHECKS and state.curvature.mean > SPIKE * noise
+        most = SPIKE * state.curvature.mean if known else math.inf
         state.curvature.fade(KEEP)
         # In units of the usual length, so that the long steps of a run's beginning do not outweigh all later ones.
         state.curvature.add(last.length / math.sqrt(state.square), max(min(abs(curvature), most), noise))

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ PROG = "zoft-bench methods"
 SMALL_TIER = Path(zoft.__file__).parent.parent / "recipes" / "bench" / "small.yaml"
 
 TRIAL_FORWARDS = 40  # of the short runs from which --dry_run estimates
+LONG_SECONDS = 20.0  # a trial as long as this is not repeated
 
 
 @dataclass
@@ -128,13 +130,16 @@ def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
     total, seconds = 0, 0.0
     for problem in suite.problem_names:
         runs = sum(count_missing(suite, results, problem, method) for method in suite.methods_on(problem, methods))
+        if not runs:
+            print(f"{problem}: nothing left to run", flush=True)
+            continue
         lr = 0.0 if takes_lr(suite, suite.reference, problem) else None
         trial = suite.run(problem, suite.reference, lr, suite.tuning_seed, "tuning")
         trial = replace(trial, budget_forwards=TRIAL_FORWARDS, evaluations=1)
-        execute(trial)  # compiles, converts and tokenises what later runs find done
-        started = time.perf_counter()
-        result = execute(trial)
-        beside = time.perf_counter() - started - result["seconds"]  # loading, and evaluating the dev split twice
+        result, took = _timed(partial(execute, trial))
+        if took < LONG_SECONDS:  # of a short one much went into what later runs find done: compiling, converting
+            result, took = _timed(partial(execute, trial))
+        beside = took - result["seconds"]  # loading, and evaluating the dev split twice
         one = result["seconds"] / result["forwards"] * suite.budget_forwards + beside * (suite.evaluations + 2) / 2
         print(f"{problem}: {runs} runs of {suite.budget_forwards} forwards, about {one:.2g} s each", flush=True)
         total, seconds = total + runs, seconds + runs * one
@@ -144,6 +149,12 @@ def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
         "where grids of learning rates have to grow",
         flush=True,
     )
+
+
+def _timed(work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    """Return what a piece of work returns, and the seconds that it takes."""
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
 
 
 def _read_golden(path: str) -> dict[str, Any]:
