@@ -56,8 +56,13 @@ class Signal:
         self.own, self.confirmed = keep * self.own + own, keep * self.confirmed + confirmed
 
     def share(self, expected: float, weight: float) -> float:
-        """Return the part, in [0, 1], as if steps of that ``weight`` had been seen with the ``expected`` one before."""
-        return min(1.0, max(0.0, (self.confirmed + expected * weight) / (self.own + weight)))
+        """Return the part, in [0, 1], as if steps of that ``weight`` had been seen with the ``expected`` one before.
+
+        Where that is more: what was seen, less two standard errors. Of one direction that is about 1, its own slope.
+        """
+        cautious = (self.confirmed + expected * weight) / (self.own + weight)
+        sure = (self.confirmed - 2.0 * math.sqrt(self.own)) / self.own if self.own else 0.0
+        return min(1.0, max(0.0, cautious, sure))
 
 
 # Loss statistics: what a step leaves of the slow and the fast mean, the steps until they mean something, and the rise
