@@ -279,6 +279,13 @@ def test_the_signal_is_the_confirmed_part_and_what_was_expected_until_much_was_s
     assert (signal.own, signal.confirmed, signal.share(0.1, 0.0)) == (15.0, -37.5, 0.0)
 
 
+def test_a_signal_that_is_clearly_there_is_believed_before_as_much_was_seen_as_was_expected() -> None:
+    few, many = Signal(own=9.0, confirmed=8.0), Signal(own=49.0, confirmed=42.0)
+    assert few.share(0.1, 100.0) == pytest.approx(2.0 / 9.0), "by what was expected 18 of 109"
+    assert many.share(0.1, 100.0) == pytest.approx(28.0 / 49.0)
+    assert Signal(own=49.0, confirmed=5.0).share(0.1, 100.0) == pytest.approx(15.0 / 149.0), "two errors below: none"
+
+
 def test_the_step_size_follows_curvature_down_within_bounds() -> None:
     model = Bowl(spectrum())
     opt, rates = auto(model, zo_eps=1e-3), []

@@ -29,7 +29,7 @@ KEEP, KEEP_SIGNAL = 0.95, 0.998
 # The part of a slope that is expected to be confirmed, and as how many directions that counts.
 EXPECTED, EXPECTED_TERMS = 0.1, 100.0
 # The step size as a part of that which lowers the loss most, and its bounds as parts of what curvature alone allows.
-SAFETY, LEAST, MOST = 0.6, 0.02, 0.5
+SAFETY, LEAST, MOST = 0.6, 0.02, 0.4
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
 LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
