@@ -21,6 +21,7 @@ from zoft.bench.tuning import plan, used
 SCRIPT = """
 import os
 import sys
+import time
 from pathlib import Path
 
 from tests.bench.suites import suite
@@ -30,6 +31,11 @@ from zoft.bench.store import Store
 
 def die(run):
     os.kill(os.getpid(), 9)
+
+
+def hang(run):
+    Path(sys.argv[1], "worker").touch()
+    time.sleep(3600)
 
 
 if __name__ == "__main__":
@@ -122,3 +128,16 @@ def test_a_worker_that_is_killed_is_named_and_not_waited_for(tmp_path: Path) -> 
     process = start(tmp_path / "script.py", tmp_path, "die")
     message = process.communicate(timeout=300)[1]
     assert process.returncode == 1 and "BenchmarkError: a worker process was killed" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_benchmark_that_is_killed(how: signal.Signals, tmp_path: Path) -> None:
+    """The worker alone is told nothing, and its run would take an hour."""
+    process = start(tmp_path / "script.py", tmp_path, "hang")
+    told = tmp_path / "worker"
+    while not told.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, how)
+    process.communicate(timeout=60)  # ends when nobody holds stderr
