@@ -275,18 +275,13 @@ def _f16_stochastic(value, draw):
 # --- One work item's chunk -----------------------------------------------------------------------------
 
 
-# Base and output may be the same memory, which would stop LLVM from vectorising a loop over both; so the base
-# is folded into the L1 buffer first, and the buffer is stored after.
+# Base and output may be the same memory, where LLVM does not vectorise a loop over both. So a loop is over one array
+# if they are; and 16-bit weights, whose rounding is long, are folded into the L1 buffer first, which is stored after.
 
 
 @njit
 def _fold_base(code, base, n, total, decay):
-    """``total[:n] = base[:n] * decay + total[:n]`` for float32 and 16-bit weights."""
-    if code == _F32:
-        w = carray(_pointer_f32(base), n)
-        for i in range(n):
-            total[i] += float32(w[i] * decay)
-        return
+    """``total[:n] = base[:n] * decay + total[:n]`` for 16-bit weights."""
     w16 = carray(_pointer_u16(base), n)
     if code == _BF16:
         for i in range(n):
@@ -298,12 +293,7 @@ def _fold_base(code, base, n, total, decay):
 
 @njit
 def _store(code, out, n, total, draws, stochastic):
-    """``out[:n] = round(total[:n])`` for float32 and 16-bit weights."""
-    if code == _F32:
-        o = carray(_pointer_f32(out), n)
-        for i in range(n):
-            o[i] = total[i]
-        return
+    """``out[:n] = round(total[:n])`` for 16-bit weights."""
     o16 = carray(_pointer_u16(out), n)
     if code == _BF16:
         if stochastic:
@@ -321,10 +311,27 @@ def _store(code, out, n, total, draws, stochastic):
 
 
 @njit
+def _write_f32(out, base, n, total, decay):
+    o = carray(_pointer_f32(out), n)
+    if base == out:
+        for i in range(n):
+            o[i] = float32(o[i] * decay) + total[i]
+    else:
+        w = carray(_pointer_f32(base), n)
+        for i in range(n):
+            o[i] = float32(w[i] * decay) + total[i]
+
+
+@njit
 def _write_f64(out, base, n, total, decay):
-    w, o = carray(_pointer_f64(base), n), carray(_pointer_f64(out), n)
-    for i in range(n):
-        o[i] = w[i] * decay + total[i]
+    o = carray(_pointer_f64(out), n)
+    if base == out:
+        for i in range(n):
+            o[i] = o[i] * decay + total[i]
+    else:
+        w = carray(_pointer_f64(base), n)
+        for i in range(n):
+            o[i] = w[i] * decay + total[i]
 
 
 @njit(nogil=True, cache=True)
@@ -378,6 +385,8 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
                         total64[i] += float64(total[i]) * coefficient
             if code == _F64:
                 _write_f64(out, base, n, total64[first:], decay)
+            elif code == _F32:
+                _write_f32(out, base, n, total[first:], decay32)
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
