@@ -211,6 +211,13 @@ CASES = {
     "digits-mlp-meazo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEAZO),
     "digits-logistic-lozo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, LOZO),
     "imdb-head-meazo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, MEAZO),
+    # After the last change of a constant:
+    "cancer-mlp-mezo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, MEZO),
+    "digits-logistic-fzoo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, FZOO),
+    "tomatoes-head-fzoo": Case(
+        lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, FZOO
+    ),
+    "wine-mlp-fzoo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 1000, FZOO),
 }
 
 
