@@ -20,6 +20,7 @@ def tolerance_of(model: nn.Module, loss_fn: Callable[[], object]) -> float:
     """
     dtypes = {parameter.dtype for parameter in model.parameters()}
     devices = {parameter.device.type for parameter in model.parameters()}
+    devices = {device for device in devices if torch.amp.is_autocast_available(device)}  # on "meta", of offloading, not
 
     def note(module: nn.Module) -> None:
         dtypes.update(torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device))
