@@ -24,7 +24,7 @@ from tests.core.conftest import FAMILIES, VOCABULARY, make
 from tests.core.runs import digest
 from tests.methods import claims, methods
 from zoft.errors import ConfigError, PlacementError
-from zoft.placement.tolerance import tolerance_of
+from zoft.placement.tolerance import tolerance_of, types_computed_in
 from zoft.types import Estimate
 
 SMALL: dict[str, Any] = {
@@ -170,8 +170,12 @@ def test_an_adapter_is_judged_by_the_rounding_of_what_it_is_computed_in(computed
 
 def test_weights_that_are_kept_elsewhere_have_a_type_and_no_autocast() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-    assert tolerance_of(model, lambda: model[0](torch.ones(1, 2))) == 1e-4
-    assert tolerance_of(model.to(torch.bfloat16), lambda: None) == 3e-2
+    with types_computed_in(model) as types:
+        model[0](torch.ones(1, 2))
+    assert tolerance_of(types) == 1e-4
+    with types_computed_in(model.to(torch.bfloat16)) as types:
+        pass
+    assert tolerance_of(types) == 3e-2
 
 
 @pytest.mark.parametrize(

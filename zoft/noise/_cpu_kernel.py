@@ -311,27 +311,14 @@ def _store(code, out, n, total, draws, stochastic):
 
 
 @njit
-def _write_f32(out, base, n, total, decay):
-    o = carray(_pointer_f32(out), n)
-    if base == out:
-        for i in range(n):
-            o[i] = float32(o[i] * decay) + total[i]
+def _write(out, base, in_place, total, decay):
+    """``out = base * decay + total`` for float32 and float64 weights."""
+    if in_place:
+        for i in range(len(out)):
+            out[i] = out[i] * decay + total[i]
     else:
-        w = carray(_pointer_f32(base), n)
-        for i in range(n):
-            o[i] = float32(w[i] * decay) + total[i]
-
-
-@njit
-def _write_f64(out, base, n, total, decay):
-    o = carray(_pointer_f64(out), n)
-    if base == out:
-        for i in range(n):
-            o[i] = o[i] * decay + total[i]
-    else:
-        w = carray(_pointer_f64(base), n)
-        for i in range(n):
-            o[i] = w[i] * decay + total[i]
+        for i in range(len(out)):
+            out[i] = base[i] * decay + total[i]
 
 
 @njit(nogil=True, cache=True)
@@ -384,9 +371,11 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
                     for i in range(first, first + n):
                         total64[i] += float64(total[i]) * coefficient
             if code == _F64:
-                _write_f64(out, base, n, total64[first:], decay)
+                w64, o64 = carray(_pointer_f64(base), n), carray(_pointer_f64(out), n)
+                _write(o64, w64, base == out, total64[first:], decay)
             elif code == _F32:
-                _write_f32(out, base, n, total[first:], decay32)
+                w32, o32 = carray(_pointer_f32(base), n), carray(_pointer_f32(out), n)
+                _write(o32, w32, base == out, total[first:], decay32)
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)

@@ -23,7 +23,7 @@ from zoft.placement.flipped import Flip, Flipped
 from zoft.placement.one_by_one import OneByOne
 from zoft.placement.protocol import Placement
 from zoft.placement.snapshot import SnapshotPlacement
-from zoft.placement.tolerance import tolerance_of
+from zoft.placement.tolerance import tolerance_of, types_computed_in
 from zoft.placement.wrapping import Forward, owners_of, require_whole, wrapped_forwards
 from zoft.types import LossFn
 
@@ -136,7 +136,8 @@ class FlipoutPlacement(OneByOne):
         Raises:
             PlacementError: If some module cannot be flipped, or examples depend on each other.
         """
-        plain = loss_fn()
+        with types_computed_in(self._model) as types:
+            plain = loss_fn()
         if plain.ndim == 0:
             warnings.warn(
                 "the loss closure returns one number, so that each (micro-)batch counts as one example. For a "
@@ -162,7 +163,7 @@ class FlipoutPlacement(OneByOne):
                 flipped = self._losses(terms, loss_fn)
             finally:
                 self._places = places
-        tolerance = tolerance_of(self._model, loss_fn)
+        tolerance = tolerance_of(types)
         snapshot = SnapshotPlacement(self._trainables, self._directions)
         for place in {0, len(plain) - 1}:
             with snapshot.session(), snapshot.at([terms[place]]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -13,18 +14,23 @@ from zoft.placement.wrapping import watched_forwards
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
-def tolerance_of(model: nn.Module, loss_fn: Callable[[], object]) -> float:
-    """Return the relative difference that is within rounding for what a loss is computed in.
+@contextmanager
+def types_computed_in(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Collect the types that a loss is computed in while it is evaluated inside.
 
-    That is the coarsest type of the model's weights, trained or not, and of autocast, which only shows inside.
+    These are the model's weights', trained or not, and autocast's, which only shows within a forward.
     """
-    dtypes = {parameter.dtype for parameter in model.parameters()}
+    types = {parameter.dtype for parameter in model.parameters()}
     devices = {parameter.device.type for parameter in model.parameters()}
-    devices = {device for device in devices if torch.amp.is_autocast_available(device)}  # on "meta", of offloading, not
+    devices = set(filter(torch.amp.is_autocast_available, devices))  # on "meta", of offloading, it is not
 
     def note(module: nn.Module) -> None:
-        dtypes.update(torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device))
+        types.update(torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device))
 
     with watched_forwards(note, lambda module, output: None):
-        loss_fn()
-    return max(_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
+        yield types
+
+
+def tolerance_of(types: Iterable[torch.dtype]) -> float:
+    """Return the relative difference that is within rounding for what is computed in these types."""
+    return max(_TOLERANCE.get(dtype, 0.0) for dtype in types)

@@ -28,7 +28,7 @@ from zoft.placement.batched.weights import Copies, PointWeights
 from zoft.placement.evaluated import single
 from zoft.placement.protocol import Placement
 from zoft.placement.stream import StreamPlacement
-from zoft.placement.tolerance import tolerance_of
+from zoft.placement.tolerance import tolerance_of, types_computed_in
 from zoft.placement.wrapping import Forward, owners_of, require_whole, wrapped_forwards
 from zoft.types import LossFn
 
@@ -151,7 +151,8 @@ class BatchedPlacement:
         except PlacementError as error:
             raise PlacementError(f"placement 'batched' reaches weights only where 'stream' does. {error}") from error
         self._cuts = find_cuts(self._owners, loss_fn)
-        plain = self._shown_apart((), loss_fn)
+        with types_computed_in(self._model) as types:
+            plain = self._shown_apart((), loss_fn)
         points, moved = [], []
         # Far enough that a weight at the wrong point would show, and no further.
         for scale in (1e-2, 1e-1, 1.0):
@@ -165,7 +166,7 @@ class BatchedPlacement:
         if not points:
             self._cuts = []
             return None
-        tolerance = tolerance_of(self._model, loss_fn)
+        tolerance = tolerance_of(types)
         for place, (together, one) in enumerate(zip(self._shown_together(points, loss_fn), moved, strict=True)):
             if together.shape != one.shape or not _distance(together, one) <= tolerance:
                 raise PlacementError(
