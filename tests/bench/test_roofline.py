@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoft.bench.step.ceilings import _copy_rate, _product_rate
+from zoft.bench.step.ceilings import _product_rate, copy_rate
 from zoft.bench.step.contenders import contender
 from zoft.bench.step.counted import count_forward
 from zoft.bench.step.measure import _measure
@@ -114,7 +114,7 @@ def test_measured_figures_hold_the_work_of_a_step() -> None:
 def test_ceilings_are_rates_of_this_machine() -> None:
     cpu = torch.device("cpu")
     assert 1e6 < _product_rate(torch.float32, cpu, (64, 128)) < 1e15
-    assert 1e6 < _copy_rate(cpu, 2**20) < 1e14
+    assert 1e6 < copy_rate(cpu, 2**20) < 1e14
 
 
 def test_plot_and_line_say_what_the_machine_can_do(tmp_path: Path) -> None:

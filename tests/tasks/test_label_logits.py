@@ -55,6 +55,7 @@ def make(name: str) -> hf.PreTrainedModel:
 @pytest.fixture
 def portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_logits, "ROWS", 2 * ROWS)
+    monkeypatch.setattr(label_logits, "_SHARE", 0)
 
 
 def inputs_of(model: hf.PreTrainedModel) -> dict[str, Any]:
@@ -95,23 +96,30 @@ def test_logits_in_portions_are_those_of_a_plain_forward(name: str, portions: No
     assert label_logits._replays_rightly[model]
 
 
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_what_comes_before_the_output_layer_runs_once(portions: None) -> None:
-    model = make("roberta")
-    calls: list[str] = []
-    for part in ("roberta", "lm_head.dense", "lm_head.decoder"):
-        model.get_submodule(part).register_forward_hook(lambda *args, part=part: calls.append(part))
-        model.get_submodule(part).forward = counted(model.get_submodule(part).forward, part, calls)  # type: ignore[method-assign]
+def test_what_comes_before_the_output_layer_runs_once(name: str, portions: None) -> None:
+    model = make(name)
     inputs, positions = inputs_of(model), torch.arange(5).expand(ROWS, -1)
     of_logits(model, inputs, positions, logits)
+    head = model.get_output_embeddings()
+    calls: list[str] = []
+    portions_made: list[int] = []
+    for part, module in model.named_modules():
+        if head not in module.modules():
+            module.forward = counted(module.forward, part, calls)  # type: ignore[method-assign]
+    model(**inputs)
+    plain = sorted(calls)
     calls.clear()
+    head.register_forward_pre_hook(lambda module, args: portions_made.append(1))
     of_logits(model, inputs, positions, logits)
-    assert [calls.count(f"run {part}") for part in ("roberta", "lm_head.dense", "lm_head.decoder")] == [1, 1, 3]
+    assert sorted(calls) == plain
+    assert len(portions_made) == 3
 
 
 def counted(forward: Callable[..., Any], part: str, calls: list[str]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        calls.append(f"run {part}")
+        calls.append(part)
         return forward(*args, **kwargs)
 
     return run

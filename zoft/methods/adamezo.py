@@ -26,7 +26,7 @@ from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term, run_key
 from zoft.registry import register_method
 from zoft.types import StepRecord, ZOConfig
-from zoft.updates import Average, Block, Group, descend_blocks
+from zoft.updates import Average, Block, Group, adam_direction, descend_blocks
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ class RecomputedAdam:
                 sums = [total + weight for total, weight in zip(sums, weights, strict=True)]
                 weights = [weights[0] * self._options.beta1, weights[1] * self._options.beta2]
             assert mean is not None and square is not None
-            # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
-            root = (square / sums[1]).double().sqrt_().to(mean.dtype).add_(self._options.epsilon)
-            return (mean / sums[0]).div_(root)
+            return adam_direction(mean, square, sums[0], sums[1], self._options.epsilon)
 
         for group in groups:
             descend_blocks(group, ElementStates(0, 0.0), record, self._key, rule)

@@ -33,7 +33,7 @@ MINUS_TWO_LN2, ANGLE_STEP = tl.constexpr(spec.MINUS_TWO_LN2_BITS), tl.constexpr(
 F32, BF16, F16, F64 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 GAUSSIAN, RADEMACHER = tl.constexpr(0), tl.constexpr(1)
 ITEM_FIELDS = tl.constexpr(6)  # address written, address read, count, start, parameter, first program
-CALL_HEADER = tl.constexpr(6)
+CALL_HEADER = tl.constexpr(7)
 TERM_FIELDS = tl.constexpr(3)  # step, query, coefficient (the bits of a float64)
 
 
@@ -43,24 +43,43 @@ def _constant(bits: tl.constexpr):
 
 
 @triton.jit
-def _philox(block, c1, c2, c3, k0, k1):
-    """Philox4x32-10 of the counters ``(block low, c1 | block high << 24, c2, c3)``; four tensors of words."""
-    nothing = block * 0
-    a, b = (block & 0xFFFFFFFF).to(tl.uint32), (c1 | ((block >> 32) << 24)).to(tl.uint32)
-    c, d = (nothing + c2).to(tl.uint32), (nothing + c3).to(tl.uint32)
-    q0, q1 = (nothing + k0).to(tl.uint32), (nothing + k1).to(tl.uint32)
-    m0, m1 = (nothing + M0).to(tl.uint32), (nothing + M1).to(tl.uint32)
+def _philox(first, offset, c1, c2, c3, k0, k1):
+    """Philox4x32-10 of the counters ``(block low, c1 | block high << 24, c2, c3)``; four tensors of words.
+
+    Blocks are ``first + offset``: a number of 40 bits that the offsets, uint32, cannot carry beyond 32.
+    """
+    nothing = offset * 0
+    a, b = offset + (first & 0xFFFFFFFF).to(tl.uint32), nothing + (c1 | ((first >> 32) << 24)).to(tl.uint32)
+    c, d = nothing + c2.to(tl.uint32), nothing + c3.to(tl.uint32)
+    q0, q1 = nothing + k0.to(tl.uint32), nothing + k1.to(tl.uint32)
     for _ in tl.static_range(ROUNDS):
-        high0, low0 = tl.umulhi(a, m0), a * m0
-        high1, low1 = tl.umulhi(c, m1), c * m1
-        a, b, c, d = high1 ^ b ^ q0, low1, high0 ^ d ^ q1, low0
+        product0, product1 = a.to(tl.uint64) * M0, c.to(tl.uint64) * M1
+        a, b = (product1 >> 32).to(tl.uint32) ^ b ^ q0, product1.to(tl.uint32)
+        c, d = (product0 >> 32).to(tl.uint32) ^ d ^ q1, product0.to(tl.uint32)
         q0 += tl.full((1, 1), W0, tl.uint32)
         q1 += tl.full((1, 1), W1, tl.uint32)
     return a, b, c, d
 
 
 @triton.jit
-def _gaussian_pair(word):
+def _root(x, native: tl.constexpr):
+    """The correctly rounded square root of a radius squared.
+
+    Args:
+        x: float32, normal numbers.
+        native: By one step of Newton's from the approximation that NVIDIA's processors have: as ``sqrt_rn``, without
+            its branch for numbers that cannot occur here.
+    """
+    if native:
+        inverse = tl.rsqrt(x)
+        root = x * inverse
+        return tl.fma(tl.fma(-root, root, x), inverse * 0.5, root)
+    else:
+        return tl.sqrt_rn(x)
+
+
+@triton.jit
+def _gaussian_pair(word, native: tl.constexpr):
     """Two float32 Gaussian values from each 32-bit word."""
     odd = (((word >> 1) & 0x7FFFE) | 1).to(tl.float32)
     shifted = odd.to(tl.uint32, bitcast=True) - tl.full((1, 1), SPLIT, tl.uint32)
@@ -69,7 +88,7 @@ def _gaussian_pair(word):
     m = mantissa.to(tl.float32, bitcast=True) - 1.0
     mm = m * m
     p = (_constant(G0) + _constant(G1) * m) + mm * ((_constant(G2) + _constant(G3) * m) + _constant(G4) * mm)
-    radius = tl.sqrt_rn(exponent * _constant(MINUS_TWO_LN2) + p * m)
+    radius = _root(exponent * _constant(MINUS_TWO_LN2) + p * m, native)
     angle = ((word.to(tl.int32, bitcast=True) >> 20).to(tl.float32) + 0.5) * _constant(ANGLE_STEP)
     y = angle * angle
     s = ((_constant(S2) * y + _constant(S1)) * y + _constant(S0)) * angle
@@ -114,26 +133,31 @@ def _float16_stochastic(value, draw):
 
 
 @triton.jit
-def _bfloat16_nearest(value):
+def _bfloat16_nearest(value, native: tl.constexpr):
     bits = value.to(tl.uint32, bitcast=True)
-    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return (tl.where(value != value, bits | 0x400000, rounded) >> 16).to(tl.uint16)
+    if native:
+        rounded = value.to(tl.bfloat16).to(tl.uint16, bitcast=True)
+    else:
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16)
+    return tl.where(value != value, ((bits | 0x400000) >> 16).to(tl.uint16), rounded)
 
 
 @triton.jit
-def _write(out, base, place, mask, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr):
+def _write(
+    out, base, place, mask, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr, native: tl.constexpr
+):
     """``out[place] = round(decay * base[place] + total)``, with 16-bit numbers as their bits."""
     if code == F64:
         pointer = tl.pointer_type(tl.float64)
-        old = tl.load(base.to(pointer) + place, mask=mask, other=0.0)
+        old = tl.load(base.to(pointer) + place, mask=mask)
         tl.store(out.to(pointer) + place, old * decay + total, mask=mask)
     elif code == F32:
         pointer = tl.pointer_type(tl.float32)
-        old = tl.load(base.to(pointer) + place, mask=mask, other=0.0)
+        old = tl.load(base.to(pointer) + place, mask=mask)
         tl.store(out.to(pointer) + place, old * decay.to(tl.float32) + total, mask=mask)
     else:
         pointer = tl.pointer_type(tl.uint16)
-        bits = tl.load(base.to(pointer) + place, mask=mask, other=0)
+        bits = tl.load(base.to(pointer) + place, mask=mask)
         if code == BF16:
             old = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
         else:
@@ -143,7 +167,7 @@ def _write(out, base, place, mask, total, draw, decay, code: tl.constexpr, stoch
             if stochastic:
                 new = ((value.to(tl.uint32, bitcast=True) + draw) >> 16).to(tl.uint16)
             else:
-                new = _bfloat16_nearest(value)
+                new = _bfloat16_nearest(value, native)
         else:
             if stochastic:
                 new = _float16_stochastic(value, draw)
@@ -160,21 +184,25 @@ def combine_tiles(
     distribution: tl.constexpr,
     stochastic: tl.constexpr,
     tiles: tl.constexpr,
+    native: tl.constexpr,
 ):
-    """Process ``tiles`` tiles of one work item.
+    """Process a program's groups of ``tiles`` tiles, all of one work item.
 
     Args:
         items: ``[n, ITEM_FIELDS]`` int64. A program's item is the last whose first program is not after it.
         call: int64: the number of items (>= 1), the number of directions, low key, high key, rounding step, decay (the
-            bits of a float64); then for each direction ``TERM_FIELDS``. As arguments, numbers would be compiled in.
+            bits of a float64), how many groups a program has; then for each direction ``TERM_FIELDS``. As arguments,
+            numbers would be compiled in.
         code: The weights' dtype.
         distribution: Of the directions.
         stochastic: Whether 16-bit results are rounded stochastically.
-        tiles: How many tiles a program has.
+        tiles: How many tiles a group has: a power of two, at most those that share a Rademacher block.
+        native: Whether the processor is NVIDIA's, whose instructions are then used for square roots and for rounding.
     """
     item_count, term_count = tl.load(call), tl.load(call + 1)
     k0, k1 = tl.load(call + 2), tl.load(call + 3)
     rounding_step, decay = tl.load(call + 4), tl.load(call + 5).to(tl.float64, bitcast=True)
+    groups = tl.load(call + 6)
     terms = call + CALL_HEADER
 
     program = tl.program_id(0).to(tl.int64)
@@ -189,55 +217,87 @@ def combine_tiles(
     count, start = tl.load(item + 2), tl.load(item + 3)
     parameter, first = tl.load(item + 4), tl.load(item + 5)
 
-    tile = start // TILE + (program - first) * tiles + tl.arange(0, tiles)[:, None].to(tl.int64)  # [tiles, 1]
-    lane = tl.arange(0, LANES)[None, :].to(tl.int64)  # [1, LANES]
-    t0 = tl.full((tiles, LANES), 0.0, tl.float64 if code == F64 else tl.float32)  # word 0, low half
-    t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
-    for number in range(term_count):
-        term = terms + number * TERM_FIELDS
-        step, query = tl.load(term), tl.load(term + 1)
-        coefficient = tl.load(term + 2).to(tl.float64, bitcast=True)
-        if distribution == GAUSSIAN:
-            w0, w1, w2, w3 = _philox(tile * LANES + lane, parameter, step, query | DIRECTION, k0, k1)
-            z0, z1 = _gaussian_pair(w0)
-            z2, z3 = _gaussian_pair(w1)
-            z4, z5 = _gaussian_pair(w2)
-            z6, z7 = _gaussian_pair(w3)
-        else:
-            block = tile // RADEMACHER_TILES * LANES + lane
-            w0, w1, w2, w3 = _philox(block, parameter, step, query | DIRECTION, k0, k1)
-            within = tile % RADEMACHER_TILES  # four tiles share a word
-            word = tl.where(within < 8, tl.where(within < 4, w0, w1), tl.where(within < 12, w2, w3))
-            bit = (within % 4 * 8).to(tl.uint32)
-            z0, z1 = _rademacher(word, bit), _rademacher(word, bit + 1)
-            z2, z3 = _rademacher(word, bit + 2), _rademacher(word, bit + 3)
-            z4, z5 = _rademacher(word, bit + 4), _rademacher(word, bit + 5)
-            z6, z7 = _rademacher(word, bit + 6), _rademacher(word, bit + 7)
-        t0 += _scaled(z0, coefficient, code)
-        t1 += _scaled(z1, coefficient, code)
-        t2 += _scaled(z2, coefficient, code)
-        t3 += _scaled(z3, coefficient, code)
-        t4 += _scaled(z4, coefficient, code)
-        t5 += _scaled(z5, coefficient, code)
-        t6 += _scaled(z6, coefficient, code)
-        t7 += _scaled(z7, coefficient, code)
+    first_group = start // (TILE * tiles) + (program - first) * groups
+    last_group = tl.minimum(first_group + groups, (start + count - 1) // (TILE * tiles) + 1)
+    offset = tl.arange(0, tiles)[:, None]  # [tiles, 1]
+    lane = tl.arange(0, LANES)[None, :]  # [1, LANES]
+    block = (offset * LANES + lane).to(tl.uint32)
+    place = offset * TILE + lane
+    for number_of_group in range(last_group - first_group):
+        tile = (first_group + number_of_group) * tiles
+        t0 = tl.full((tiles, LANES), 0.0, tl.float64 if code == F64 else tl.float32)  # word 0, low half
+        t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
+        for number in range(term_count):
+            term = terms + number * TERM_FIELDS
+            step, query = tl.load(term), tl.load(term + 1) | DIRECTION
+            coefficient = tl.load(term + 2).to(tl.float64, bitcast=True)
+            if distribution == GAUSSIAN:
+                w0, w1, w2, w3 = _philox(tile * LANES, block, parameter, step, query, k0, k1)
+                z0, z1 = _gaussian_pair(w0, native)
+                z2, z3 = _gaussian_pair(w1, native)
+                z4, z5 = _gaussian_pair(w2, native)
+                z6, z7 = _gaussian_pair(w3, native)
+            else:
+                # All tiles of a group share their blocks: one for each lane.
+                shared = tile // RADEMACHER_TILES * LANES
+                w0, w1, w2, w3 = _philox(shared, lane.to(tl.uint32), parameter, step, query, k0, k1)  # [1, LANES]
+                within = (tile % RADEMACHER_TILES).to(tl.int32) + offset  # four tiles share a word
+                word = tl.where(within < 8, tl.where(within < 4, w0, w1), tl.where(within < 12, w2, w3))
+                word = word >> (within % 4 * 8).to(tl.uint32)
+                z0, z1 = _rademacher(word, 0), _rademacher(word, 1)
+                z2, z3 = _rademacher(word, 2), _rademacher(word, 3)
+                z4, z5 = _rademacher(word, 4), _rademacher(word, 5)
+                z6, z7 = _rademacher(word, 6), _rademacher(word, 7)
+            t0 += _scaled(z0, coefficient, code)
+            t1 += _scaled(z1, coefficient, code)
+            t2 += _scaled(z2, coefficient, code)
+            t3 += _scaled(z3, coefficient, code)
+            t4 += _scaled(z4, coefficient, code)
+            t5 += _scaled(z5, coefficient, code)
+            t6 += _scaled(z6, coefficient, code)
+            t7 += _scaled(z7, coefficient, code)
+        d0, d1, d2, d3 = block, block, block, block
+        if stochastic:
+            d0, d1, d2, d3 = _philox(tile * LANES, block, parameter, rounding_step, item_count * 0 + ROUNDING, k0, k1)
 
-    d0 = (tile * LANES + lane).to(tl.uint32)
-    d1, d2, d3 = d0, d0, d0
-    if stochastic:
-        d0, d1, d2, d3 = _philox(tile * LANES + lane, parameter, rounding_step, ROUNDING, k0, k1)
-    place = tile * TILE + lane - start
-    _write_word(out, base, place, count, t0, t1, d0, decay, code, stochastic)
-    _write_word(out, base, place + 2 * LANES, count, t2, t3, d1, decay, code, stochastic)
-    _write_word(out, base, place + 4 * LANES, count, t4, t5, d2, decay, code, stochastic)
-    _write_word(out, base, place + 6 * LANES, count, t6, t7, d3, decay, code, stochastic)
+        beyond = tile * TILE - start  # of the item's elements, those before the group's first
+        lowest = tl.maximum(-beyond, 0).to(tl.int32)
+        highest = tl.minimum(count - beyond, TILE * tiles).to(tl.int32)
+        size = 8 if code == F64 else 4 if code == F32 else 2
+        to, of = out + beyond * size, base + beyond * size
+        totals, draws = (t0, t1, t2, t3, t4, t5, t6, t7), (d0, d1, d2, d3)
+        if (lowest == 0) & (highest == TILE * tiles):  # all but the item's ends
+            _write_tiles(to, of, place, None, None, totals, draws, decay, code, stochastic, native)
+        else:
+            _write_tiles(to, of, place, lowest, highest, totals, draws, decay, code, stochastic, native)
 
 
 @triton.jit
-def _write_word(out, base, place, count, low, high, draw, decay, code: tl.constexpr, stochastic: tl.constexpr):
-    """Write the two runs of lanes that share a word."""
-    inside = (place >= 0) & (place < count)
-    _write(out, base, place, inside, low, draw & 0xFFFF, decay, code, stochastic)
-    place += LANES
-    inside = (place >= 0) & (place < count)
-    _write(out, base, place, inside, high, draw >> 16, decay, code, stochastic)
+def _write_tiles(
+    out,
+    base,
+    place,
+    lowest,
+    highest,
+    totals,
+    draws,
+    decay,
+    code: tl.constexpr,
+    stochastic: tl.constexpr,
+    native: tl.constexpr,
+):
+    """Write the eight runs of lanes that a tile has, two to a draw, where ``lowest <= place < highest``.
+
+    Everywhere, if these are None.
+    """
+    for word in tl.static_range(4):
+        low, high = place + 2 * word * LANES, place + (2 * word + 1) * LANES
+        draw = draws[word]
+        if lowest is None:
+            _write(out, base, low, None, totals[2 * word], draw & 0xFFFF, decay, code, stochastic, native)
+            _write(out, base, high, None, totals[2 * word + 1], draw >> 16, decay, code, stochastic, native)
+        else:
+            inside = (low >= lowest) & (low < highest)
+            _write(out, base, low, inside, totals[2 * word], draw & 0xFFFF, decay, code, stochastic, native)
+            inside = (high >= lowest) & (high < highest)
+            _write(out, base, high, inside, totals[2 * word + 1], draw >> 16, decay, code, stochastic, native)

@@ -19,8 +19,10 @@ from zoft.noise.spec import Distribution, Rounding, Span, Term
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
 _TILE = spec.GAUSSIAN_TILE
-_TILES = 16  # tiles of one program
+_TILES = 16  # of a group, which a program works on at once
 _WARPS = 4
+_ENOUGH_PROGRAMS = 2048  # to fill a device; beyond that a program has several groups, up to
+_MOST_GROUPS = 8
 _FIELDS = 6  # numbers of a work item; see zoft.noise._triton_kernel
 _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 
@@ -75,16 +77,18 @@ def combine(
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype and one device."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
-    items, programs = array("q"), 0
-    for span in spans:
-        count = span.out.numel()
-        items.extend((span.out.data_ptr(), span.base.data_ptr(), count, span.start, span.parameter, programs))
-        tiles = (span.start + count - 1) // _TILE - span.start // _TILE + 1
-        programs += -(-tiles // _TILES)
     weight = spans[0].out
-    table = _sent(items, weight.device).view(-1, _FIELDS)
+    counts = [_groups(span.start, span.out.numel(), _TILES) for span in spans]
+    groups = min(_MOST_GROUPS, -(-sum(counts) // _ENOUGH_PROGRAMS))
+    items, programs = array("q"), 0
+    for span, count in zip(spans, counts, strict=True):
+        place = span.out.data_ptr(), span.base.data_ptr()
+        items.extend((*place, span.out.numel(), span.start, span.parameter, programs))
+        programs += -(-count // groups)
+    call = _call(len(spans), terms, key, decay, rounding_step, groups)
+    sent = _sent(call + items, weight.device)
     stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
-    _launch(table, programs, weight, terms, key, distribution, decay, stochastic, rounding_step, _TILES)
+    _launch(sent[len(call) :], sent, programs, weight, distribution, stochastic, _TILES)
 
 
 def combine_rows(
@@ -102,8 +106,7 @@ def combine_rows(
     count, width = out.shape
     size = base.element_size()
     tiles = min(_TILES, 1 << max(0, width // _TILE).bit_length())
-    # A row begins anywhere in a tile, so it may touch one tile more than it fills.
-    programs_a_row = -(-(width // _TILE + 2) // tiles)
+    groups = width // (tiles * _TILE) + 2  # a row begins anywhere in one, and is one program's
     place = torch.arange(count, device=base.device)
     row = rows.to(torch.int64)
     table = torch.empty(count, _FIELDS, dtype=torch.int64, device=base.device)
@@ -112,42 +115,56 @@ def combine_rows(
     table[:, 2] = width
     table[:, 3] = row * width
     table[:, 4] = parameter
-    table[:, 5] = place * programs_a_row
-    _launch(table, count * programs_a_row, base, terms, key, distribution, 1.0, False, 0, tiles)
+    table[:, 5] = place
+    call = _sent(_call(count, terms, key, 1.0, 0, groups), base.device)
+    _launch(table, call, count, base, distribution, False, tiles)
+
+
+def _groups(start: int, count: int, tiles: int) -> int:
+    """Return how many groups of tiles have one of the elements."""
+    size = tiles * _TILE
+    return (start + count - 1) // size - start // size + 1
+
+
+def _call(items: int, terms: Sequence[Term], key: int, decay: float, rounding_step: int, groups: int) -> array[int]:
+    """Return the numbers that :func:`zoft.noise._triton_kernel.combine_tiles` takes; as many of them as pairs."""
+    call = array("q", (items, len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay), groups))
+    for step, query, coefficient in terms:
+        call.extend((step, query, _bits(coefficient)))
+    if len(call) % 2:
+        call.append(0)  # what follows begins at 16 bytes, or Triton would compile another kernel for it
+    return call
 
 
 def _launch(
-    table: torch.Tensor,
+    items: torch.Tensor,
+    call: torch.Tensor,
     programs: int,
     weight: torch.Tensor,
-    terms: Sequence[Term],
-    key: int,
     distribution: Distribution,
-    decay: float,
     stochastic: bool,
-    rounding_step: int,
     tiles: int,
 ) -> None:
     from zoft.noise._triton_kernel import combine_tiles  # imports Triton, which comes with torch's GPU builds alone
 
-    call = array("q", (len(table), len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay)))
-    for step, query, coefficient in terms:
-        call.extend((step, query, _bits(coefficient)))
     with torch.cuda.device(weight.device) if weight.is_cuda else nullcontext():
         combine_tiles[(programs,)](
-            table,
-            _sent(call, weight.device),
+            items,
+            call,
             code=_DTYPE_CODE[weight.dtype],
             distribution=_DISTRIBUTION_CODE[distribution],
             stochastic=stochastic,
             tiles=tiles,
+            native=weight.is_cuda and torch.version.hip is None,
             num_warps=_WARPS,
             enable_fp_fusion=False,  # the specification rounds every operation on its own
         )
 
 
 def _sent(numbers: array[int], device: torch.device) -> torch.Tensor:
-    return torch.frombuffer(numbers, dtype=torch.int64).to(device)
+    # Without waiting for the device, which would have to finish first all that it has been given. What is not
+    # pinned is copied out before the call returns.
+    return torch.frombuffer(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def _bits(value: float) -> int:

@@ -231,10 +231,7 @@ class StreamPlacement(Evaluated):
         """Rows ``ids [...]`` of ``weight [rows, width] + s z``: ``[..., width]``."""
         rows, width = weight.shape
         flat = ids.reshape(-1)
-        if flat.numel() and not (0 <= int(flat.min()) and int(flat.max()) < rows):
-            raise IndexError(
-                f"embedding {trainable.name} has {rows} rows; the ids span {int(flat.min())} to {int(flat.max())}."
-            )
+        _require_rows(flat, rows, trainable.name)
         output = weight.new_empty(flat.numel(), width)
         self._directions.combine_rows(output, weight.contiguous(), flat, trainable.number, self._terms)
         return output.view(*ids.shape, width)
@@ -292,6 +289,14 @@ class _Sliced(TorchFunctionMode):
             return result  # a shape, a dtype, a device
         noisy = {id(a): self._stream.whole(self._by_id[id(a)], a.data) for a in used}
         return func(*(noisy.get(id(a), a) for a in args), **{name: noisy.get(id(a), a) for name, a in kwargs.items()})
+
+
+def _require_rows(ids: torch.Tensor, rows: int, name: str) -> None:
+    """Refuse row numbers that there are not; on a GPU as torch does, by an assertion that nothing waits for."""
+    if ids.is_cuda:
+        torch._assert_async(((ids >= 0) & (ids < rows)).all(), f"embedding {name} has {rows} rows, and an id is none")
+    elif ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < rows):
+        raise IndexError(f"embedding {name} has {rows} rows; the ids span {int(ids.min())} to {int(ids.max())}.")
 
 
 def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

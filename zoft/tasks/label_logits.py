@@ -26,7 +26,9 @@ from zoft.placement.wrapping import Forward, wrapped_forwards
 
 __all__ = ["TOLERANCE", "language_model", "logits_at", "of_logits", "output_layer"]
 
-ROWS = 256  # of logits, that are made at a time; noise for an output layer is made anew for each portion
+# Of logits, that are made at a time; noise for an output layer is made anew for each portion.
+ROWS = 256  # or more, while they take at most
+_SHARE = 1 / 16  # of what the weights take
 
 Use = Callable[[Tensor, slice], Tensor]
 """``(logits [R * t, V], which of the T places) -> numbers [R, t, ...]``."""
@@ -35,10 +37,13 @@ Use = Callable[[Tensor, slice], Tensor]
 # by the dtype of what is trained, which may be an adapter's.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _replays_rightly: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+_parts: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
 
 
 def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, use: Use) -> Tensor:
-    """Apply a function to the logits at positions [R, T], at most `ROWS` rows of logits at a time if R allows.
+    """Apply a function to the logits at positions [R, T], a portion of the places at a time.
+
+    A portion is `ROWS` rows of logits, more where these are small beside the weights.
 
     All are made at once where a gradient is asked for, which needs them all, and where weights are sharded, for then
     all processes must call the output layer equally often.
@@ -56,8 +61,8 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
         ConfigError: The label positions of this model cannot be picked out.
     """
     rows, places = positions.shape
-    width = max(1, ROWS // rows)
     base = language_model(model)
+    width = max(1, _portion(base) // rows)
     whole = torch.is_grad_enabled() or any(isinstance(p, DTensor) for p in model.parameters())
     if places <= width or whole or not _replays_rightly.get(base, True):
         return use(logits_at(model, inputs, positions), slice(None))
@@ -80,6 +85,12 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
             )
             return use(logits_at(model, inputs, positions), slice(None))
     return torch.cat(values, dim=1)
+
+
+def _portion(base: PreTrainedModel) -> int:
+    """Return how many rows of logits are made at a time."""
+    row = base.config.get_text_config().vocab_size * base.dtype.itemsize
+    return max(ROWS, int(_SHARE * sum(p.nbytes for p in base.parameters())) // row)
 
 
 def logits_at(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:
@@ -126,9 +137,9 @@ class _Replay(AbstractContextManager["_Replay"]):
 
     def __init__(self, base: PreTrainedModel) -> None:
         self._base, self._head = base, output_layer(base)
-        around = [m for m in base.modules() if m is not self._head and self._head in set(m.modules())]
-        # The largest parts that do not hold the output layer.
-        self._parts = [part for m in around for part in m.children() if part is not self._head and part not in around]
+        # The largest parts that do not hold the output layer; which are called only a run tells (some models call a
+        # part of a part), so at first all are watched.
+        self._parts = _parts.get(base) or [m for m in base.modules() if self._head not in m.modules()]
         self._returned: dict[nn.Module, list[Any]] = {part: [] for part in self._parts}
         self._depth, self._is_past_head = 0, False
         self._left: dict[nn.Module, Iterator[Any]] | None = None  # while repeating
@@ -152,6 +163,7 @@ class _Replay(AbstractContextManager["_Replay"]):
     def repeating(self) -> Iterator[Callable[[], Tensor]]:
         """Give a function that calls the model as it was called, and returns its logits."""
         args, kwargs = self._called
+        _parts[self._base] = [part for part in self._parts if self._returned[part]]
 
         def again() -> Tensor:
             self._left = {part: iter(returned) for part, returned in self._returned.items()}

@@ -8,7 +8,7 @@ from zoft.updates.average import Average, FirstAverage
 from zoft.updates.by_curvature import ByCurvature, CurvatureOptions
 from zoft.updates.cautious import Cautious
 from zoft.updates.curvature import CurvatureWeighted
-from zoft.updates.elementwise import Block, Elementwise, adam_step, descend_blocks
+from zoft.updates.elementwise import Block, Elementwise, adam_direction, adam_step, descend_blocks
 from zoft.updates.factored import Factored, FactoredSteps
 from zoft.updates.fitness import FitnessShaped, shaping
 from zoft.updates.per_example import GroupNormalized, Sum
@@ -39,6 +39,7 @@ __all__ = [
     "SpreadNormalized",
     "Sum",
     "Update",
+    "adam_direction",
     "adam_step",
     "descend_blocks",
     "shaping",

@@ -81,6 +81,20 @@ def power(base: float, exponent: int) -> float:
     return result
 
 
+def adam_direction(
+    mean: torch.Tensor, square: torch.Tensor, mean_weight: float, square_weight: float, epsilon: float
+) -> torch.Tensor:
+    """Return ``(mean / mean_weight) / (sqrt(square / square_weight) + epsilon)``, with the same bits on every device."""
+    # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
+    root = _divided(square, square_weight).double().sqrt_().to(mean.dtype).add_(epsilon)
+    return _divided(mean, mean_weight).div_(root)
+
+
+def _divided(numerator: torch.Tensor, by: float) -> torch.Tensor:
+    # By a Python number, torch divides on a CPU and multiplies by its inverse on a GPU.
+    return numerator / torch.full((), by, dtype=numerator.dtype, device=numerator.device)
+
+
 def adam_step(
     g: torch.Tensor, states: Sequence[torch.Tensor], count: int, beta1: float, beta2: float, epsilon: float
 ) -> torch.Tensor:
@@ -88,10 +102,7 @@ def adam_step(
     mean, square = states
     mean.mul_(beta1).add_(g * (1.0 - beta1))
     square.mul_(beta2).add_(g * g * (1.0 - beta2))
-    corrected = square / (1.0 - power(beta2, count))
-    # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
-    root = corrected.double().sqrt_().to(g.dtype).add_(epsilon)
-    return (mean / (1.0 - power(beta1, count))).div_(root)
+    return adam_direction(mean, square, 1.0 - power(beta1, count), 1.0 - power(beta2, count), epsilon)
 
 
 class Elementwise:

@@ -13,7 +13,7 @@ from zoft.bench.step.roofline import Ceilings
 from zoft.bench.step.timing import seconds_of
 from zoft.bench.step.workload import DTYPES
 
-__all__ = ["measure_ceilings"]
+__all__ = ["copy_rate", "measure_ceilings"]
 
 _TRIES = 5  # of which the best counts: a ceiling is what is possible
 _LONG_ENOUGH = 0.1  # seconds of a product, beyond which larger ones are not tried
@@ -34,8 +34,7 @@ def measure_ceilings(dtype: str, device: str) -> Ceilings:
 
 def _measure(dtype: str, device: str) -> dict[str, float]:
     where = torch.device(device)
-    size = _COPY_BYTES if where.type == "cpu" else 4 * _COPY_BYTES  # a GPU is done with less before it is at speed
-    return asdict(Ceilings(_product_rate(DTYPES[dtype], where, _WIDTHS), _copy_rate(where, size)))
+    return asdict(Ceilings(_product_rate(DTYPES[dtype], where, _WIDTHS), copy_rate(where)))
 
 
 @torch.inference_mode()
@@ -54,8 +53,10 @@ def _product_rate(dtype: torch.dtype, device: torch.device, widths: tuple[int, .
 
 
 @torch.inference_mode()
-def _copy_rate(device: torch.device, size: int) -> float:
-    """Return bytes a second of a copy: those read and those written."""
+def copy_rate(device: torch.device, size: int | None = None) -> float:
+    """Return bytes a second of a copy, those read and those written: a large one, or of so many bytes."""
+    if size is None:
+        size = _COPY_BYTES if device.type == "cpu" else 4 * _COPY_BYTES  # a GPU is done with less before it is at speed
     source = torch.ones(size // 4, device=device)
     target = torch.zeros_like(source)
     return 2 * source.nbytes / _best(lambda: target.copy_(source), device)
