@@ -43,8 +43,8 @@ class ZOConfig:
         include: Patterns (``fnmatch``) of parameter names to train; empty means all that require a gradient.
         exclude: Patterns of parameter names to leave alone; wins over ``include``.
         nonfinite: What a NaN or infinite loss does: ``"raise"`` stops the run, ``"skip"`` drops the step.
-        scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix; ``batched`` may take more
-            for its copies of trained weights, up to a sixteenth of the model.
+        scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix, on a GPU for as much of
+            a layer as fits; ``batched`` may take up to a sixteenth of the model for its copies of trained weights.
         batched_tokens: Most tokens (rows times length) that ``batched`` holds in one forward, over all points together.
         query_parallel_size: With several processes: how many neighbouring ranks share a batch and split a
             step's queries; 1 is data-parallel, the number of processes is query-parallel.
@@ -64,7 +64,7 @@ class ZOConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     nonfinite: str = "raise"
-    scratch_mib: int = 64
+    scratch_mib: int = 128
     batched_tokens: int = 2048
     query_parallel_size: int = 1
     replica_check_steps: int = 100

@@ -13,6 +13,7 @@ import zoft
 from tests.core.conftest import make
 from tests.methods import claims, methods
 from zoft.errors import NonFiniteLossError
+from zoft.placement import StreamPlacement
 
 EXACT = ("stream", "snapshot", "auto", "batched")
 
@@ -66,8 +67,13 @@ def test_a_loss_that_raises_midway_leaves_weights_bit_identical(method: str, pla
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("placement", EXACT)
-def test_an_exception_inside_a_module_leaves_weights_bit_identical(placement: str, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("placement", [*EXACT, "stream, units"])
+def test_an_exception_inside_a_module_leaves_weights_bit_identical(
+    placement: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if placement == "stream, units":  # as on a GPU
+        monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+        placement = "stream"
     model, loss = make("llama", torch.float16)
     opt = optimizer(model, placement)
     opt.step(loss)

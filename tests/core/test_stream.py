@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,23 @@ from tests.core.conftest import make
 from tests.core.test_exactness import digest, optimizer
 from zoft.directions import DenseDirections
 from zoft.errors import PlacementError
-from zoft.noise import Term, run_key
+from zoft.noise import Span, Term, run_key
 from zoft.parameters import Trainable, select
 from zoft.placement import SnapshotPlacement, StreamPlacement, ring
 from zoft.placement import stream as stream_module
+from zoft.placement.ring import aligned
 from zoft.types import LossFn
 
 TERMS = [Term(3, 0, 5e-2), Term(3, 1, -3e-2)]
 DIRECTIONS = DenseDirections(run_key(0), "gaussian")
+
+
+@pytest.fixture(params=["modules", "units"])
+def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is perturbed at once; units, as on a GPU."""
+    if request.param == "units":
+        monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+    return str(request.param)
 
 
 def streamed(
@@ -39,7 +49,7 @@ def moved(loss: LossFn, trainables: tuple[Trainable, ...]) -> float:
         return float(loss())
 
 
-def test_streamed_loss_is_the_loss_of_moved_weights(family: str, dtype: torch.dtype) -> None:
+def test_streamed_loss_is_the_loss_of_moved_weights(family: str, dtype: torch.dtype, taken: str) -> None:
     model, loss = make(family, dtype)
     model.eval()
     trainables = select(model)
@@ -48,6 +58,43 @@ def test_streamed_loss_is_the_loss_of_moved_weights(family: str, dtype: torch.dt
     expected = moved(loss, trainables)
     assert expected != clean
     assert streamed(model, loss, trainables)[0] == expected
+
+
+def test_a_layers_weights_are_perturbed_in_one_call_if_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss = make("llama")
+    model.eval()
+    trainables = select(model)
+    layer = sum(aligned(p.numel()) for p in model.model.layers[0].parameters()) * 4
+    calls: list[int] = []
+    combine = DenseDirections.combine
+
+    def counted(self: DenseDirections, spans: list[Span], *args: Any, **kwargs: Any) -> None:
+        calls.append(len(spans))
+        combine(self, spans, *args, **kwargs)
+
+    monkeypatch.setattr(DenseDirections, "combine", counted)
+
+    def parts(unit_bytes: int) -> list[int]:
+        monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: unit_bytes)
+        calls.clear()
+        assert streamed(model, loss, trainables)[0] == expected
+        return list(calls)
+
+    expected = moved(loss, trainables)
+    assert parts(layer) == [9, 9, 1, 1], "two layers, the last norm, the head; of the embedding, rows"
+    assert parts(layer - 1) == [1, 4, 1, 3] * 2 + [1, 1], "norm, attention, norm and feed-forward of each layer"
+    assert parts(0) == [1] * 20
+
+
+def test_what_is_called_past_its_unit_is_perturbed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(3, 4)
+
+    def loss() -> torch.Tensor:
+        return (model(x) * model[0](x)).mean()
+
+    trainables = select(model)
+    assert streamed(model, loss, trainables)[0] == moved(loss, trainables)
 
 
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt", "bert", "t5"])
@@ -142,7 +189,7 @@ class ReturnsItsWeight(nn.Module):
         return self.weight.view(2, 8)
 
 
-def test_outputs_that_alias_the_scratch_are_not_overwritten() -> None:
+def test_outputs_that_alias_the_scratch_are_not_overwritten(taken: str) -> None:
     model = nn.ModuleList([ReturnsItsWeight(), ReturnsItsWeight()])
 
     def loss() -> torch.Tensor:
@@ -166,7 +213,7 @@ class Nested(nn.Module):
         return self.inner(x * self.gain) @ self.weight * self.gain
 
 
-def test_a_parameter_shared_by_nested_owners_gets_one_z() -> None:
+def test_a_parameter_shared_by_nested_owners_gets_one_z(taken: str) -> None:
     model, x = Nested(), torch.randn(3, 6)
 
     def loss() -> torch.Tensor:

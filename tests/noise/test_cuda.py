@@ -140,31 +140,52 @@ def test_no_direction_leaves_the_weights_to_decay(device: str, count: int) -> No
 def test_a_kernel_that_gives_other_bits_is_not_used(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda._agrees.cache_clear()
     assert cuda._agrees(torch.device(device), torch.bfloat16)
-    kernel = sys.modules[KERNEL]
-    monkeypatch.setattr(kernel, "ROUNDS", type(kernel.ROUNDS)(9))
+    if device == "cpu":
+        kernel = sys.modules[KERNEL]
+        monkeypatch.setattr(kernel, "ROUNDS", type(kernel.ROUNDS)(9))
+    else:  # Triton refuses to run a compiled kernel whose constants have changed
+        launch = cuda._launch
+        monkeypatch.setattr(cuda, "_launch", lambda *args: (launch(*args), args[3].view(-1)[3:4].zero_()))
     cuda._agrees.cache_clear()
     with pytest.warns(noise.cuda.ZoftWarning, match="do not give the specified bits"):
         assert not cuda._agrees(torch.device(device), torch.bfloat16)
     cuda._agrees.cache_clear()
 
 
+@pytest.mark.gpu
+def test_roots_are_correctly_rounded_for_all_radii() -> None:
+    """A Gaussian's radius has 2^18 values, as many as its 18 bits."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    from pairs_kernel import first_of_pairs
+
+    words = torch.arange(2**18, device="cuda") << 2
+    expected = reference.gaussian_from_word(words, torch.zeros_like(words, dtype=torch.bool))
+    assert_same_bits(first_of_pairs(words), expected)
+
+
+@pytest.mark.parametrize("native", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("code", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-def test_compiled_code_rounds_every_operation_on_its_own(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton compiles for a GPU without one: no multiply-add is fused, square roots are correctly rounded."""
+def test_compiled_code_rounds_every_operation_on_its_own(
+    code: int, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton compiles for a GPU without one: no multiply-add is fused but the two of each square root."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     sys.modules.pop(KERNEL, None)
     kernel = importlib.import_module(KERNEL)
-    names = ("code", "distribution", "stochastic", "tiles")
+    names = ("code", "distribution", "stochastic", "tiles", "native")
     source = ASTSource(
         fn=kernel.combine_tiles,
         signature={"items": "*i64", "call": "*i64", **dict.fromkeys(names, "constexpr")},
-        constexprs=dict(zip(names, (code, 0, code == 1, 16), strict=True)),
+        constexprs=dict(zip(names, (code, 0, code == 1, 16, native), strict=True)),
     )
     options = {"num_warps": 4, "enable_fp_fusion": False}
     ptx = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
     sys.modules.pop(KERNEL, None)
-    assert not re.search(r"\bfma\.", ptx)
-    assert "sqrt.rn.f32" in ptx and "sqrt.approx" not in ptx
+    roots = 16 * 32 * 4 // (4 * 32)  # a thread's: tiles, lanes and words, over four warps
+    assert len(re.findall(r"\bfma\.", ptx)) == len(re.findall(r"\bfma\.rn\.f32", ptx)) == (2 * roots if native else 0)
+    assert ptx.count("rsqrt.approx") == (roots if native else 0)
+    assert ("sqrt.rn.f32" in ptx) == (not native) and " sqrt.approx" not in ptx

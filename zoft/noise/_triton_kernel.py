@@ -143,37 +143,46 @@ def _bfloat16_nearest(value, native: tl.constexpr):
 
 
 @triton.jit
-def _write(
-    out, base, place, mask, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr, native: tl.constexpr
-):
-    """``out[place] = round(decay * base[place] + total)``, with 16-bit numbers as their bits."""
-    if code == F64:
-        pointer = tl.pointer_type(tl.float64)
-        old = tl.load(base.to(pointer) + place, mask=mask)
-        tl.store(out.to(pointer) + place, old * decay + total, mask=mask)
-    elif code == F32:
-        pointer = tl.pointer_type(tl.float32)
-        old = tl.load(base.to(pointer) + place, mask=mask)
-        tl.store(out.to(pointer) + place, old * decay.to(tl.float32) + total, mask=mask)
+def _read(base, place, lowest, highest, whole: tl.constexpr, code: tl.constexpr):
+    """Load weights, 16-bit ones as their bits: all, or those at ``lowest <= place < highest``."""
+    kind: tl.constexpr = tl.float64 if code == F64 else tl.float32 if code == F32 else tl.uint16
+    pointers = base.to(tl.pointer_type(kind)) + place
+    if whole:
+        return tl.load(pointers)
     else:
-        pointer = tl.pointer_type(tl.uint16)
-        bits = tl.load(base.to(pointer) + place, mask=mask)
-        if code == BF16:
-            old = (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        return tl.load(pointers, mask=(place >= lowest) & (place < highest))
+
+
+@triton.jit
+def _write(out, place, lowest, highest, whole: tl.constexpr, new, code: tl.constexpr):
+    """Store weights, 16-bit ones as their bits: all, or those at ``lowest <= place < highest``."""
+    kind: tl.constexpr = tl.float64 if code == F64 else tl.float32 if code == F32 else tl.uint16
+    pointers = out.to(tl.pointer_type(kind)) + place
+    if whole:
+        tl.store(pointers, new)
+    else:
+        tl.store(pointers, new, mask=(place >= lowest) & (place < highest))
+
+
+@triton.jit
+def _moved(old, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr, native: tl.constexpr):
+    """``round(decay * old + total)``, with 16-bit numbers as their bits."""
+    if code == F64:
+        return old * decay + total
+    elif code == F32:
+        return old * decay.to(tl.float32) + total
+    elif code == BF16:
+        value = (old.to(tl.uint32) << 16).to(tl.float32, bitcast=True) * decay.to(tl.float32) + total
+        if stochastic:
+            return ((value.to(tl.uint32, bitcast=True) + draw) >> 16).to(tl.uint16)
         else:
-            old = bits.to(tl.float16, bitcast=True).to(tl.float32)
-        value = old * decay.to(tl.float32) + total
-        if code == BF16:
-            if stochastic:
-                new = ((value.to(tl.uint32, bitcast=True) + draw) >> 16).to(tl.uint16)
-            else:
-                new = _bfloat16_nearest(value, native)
+            return _bfloat16_nearest(value, native)
+    else:
+        value = old.to(tl.float16, bitcast=True).to(tl.float32) * decay.to(tl.float32) + total
+        if stochastic:
+            return _float16_stochastic(value, draw)
         else:
-            if stochastic:
-                new = _float16_stochastic(value, draw)
-            else:
-                new = value.to(tl.float16).to(tl.uint16, bitcast=True)
-        tl.store(out.to(pointer) + place, new, mask=mask)
+            return value.to(tl.float16).to(tl.uint16, bitcast=True)
 
 
 @triton.jit
@@ -267,18 +276,19 @@ def combine_tiles(
         to, of = out + beyond * size, base + beyond * size
         totals, draws = (t0, t1, t2, t3, t4, t5, t6, t7), (d0, d1, d2, d3)
         if (lowest == 0) & (highest == TILE * tiles):  # all but the item's ends
-            _write_tiles(to, of, place, None, None, totals, draws, decay, code, stochastic, native)
+            _move_tiles(to, of, place, lowest, highest, True, totals, draws, decay, code, stochastic, native)
         else:
-            _write_tiles(to, of, place, lowest, highest, totals, draws, decay, code, stochastic, native)
+            _move_tiles(to, of, place, lowest, highest, False, totals, draws, decay, code, stochastic, native)
 
 
 @triton.jit
-def _write_tiles(
+def _move_tiles(
     out,
     base,
     place,
     lowest,
     highest,
+    whole: tl.constexpr,
     totals,
     draws,
     decay,
@@ -286,18 +296,18 @@ def _write_tiles(
     stochastic: tl.constexpr,
     native: tl.constexpr,
 ):
-    """Write the eight runs of lanes that a tile has, two to a draw, where ``lowest <= place < highest``.
-
-    Everywhere, if these are None.
-    """
-    for word in tl.static_range(4):
-        low, high = place + 2 * word * LANES, place + (2 * word + 1) * LANES
-        draw = draws[word]
-        if lowest is None:
-            _write(out, base, low, None, totals[2 * word], draw & 0xFFFF, decay, code, stochastic, native)
-            _write(out, base, high, None, totals[2 * word + 1], draw >> 16, decay, code, stochastic, native)
-        else:
-            inside = (low >= lowest) & (low < highest)
-            _write(out, base, low, inside, totals[2 * word], draw & 0xFFFF, decay, code, stochastic, native)
-            inside = (high >= lowest) & (high < highest)
-            _write(out, base, high, inside, totals[2 * word + 1], draw >> 16, decay, code, stochastic, native)
+    """Read, move and write the eight runs of lanes that a tile has, two to a draw."""
+    # All are read before any is written: the compiler, which does not know that places differ, could not do that.
+    w0 = _read(base, place, lowest, highest, whole, code)
+    w1 = _read(base, place + LANES, lowest, highest, whole, code)
+    w2 = _read(base, place + 2 * LANES, lowest, highest, whole, code)
+    w3 = _read(base, place + 3 * LANES, lowest, highest, whole, code)
+    w4 = _read(base, place + 4 * LANES, lowest, highest, whole, code)
+    w5 = _read(base, place + 5 * LANES, lowest, highest, whole, code)
+    w6 = _read(base, place + 6 * LANES, lowest, highest, whole, code)
+    w7 = _read(base, place + 7 * LANES, lowest, highest, whole, code)
+    olds = (w0, w1, w2, w3, w4, w5, w6, w7)
+    for run in tl.static_range(8):
+        draw = draws[run // 2] & 0xFFFF if run % 2 == 0 else draws[run // 2] >> 16
+        new = _moved(olds[run], totals[run], draw, decay, code, stochastic, native)
+        _write(out, place + run * LANES, lowest, highest, whole, new, code)

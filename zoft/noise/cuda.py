@@ -7,7 +7,7 @@ import warnings
 from array import array
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -23,6 +23,7 @@ _TILES = 16  # of a group, which a program works on at once
 _WARPS = 4
 _ENOUGH_PROGRAMS = 2048  # to fill a device; beyond that a program has several groups, up to
 _MOST_GROUPS = 8
+_KEPT = 4096  # tables of numbers on devices; they have some hundred bytes
 _FIELDS = 6  # numbers of a work item; see zoft.noise._triton_kernel
 _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 
@@ -86,9 +87,8 @@ def combine(
         items.extend((*place, span.out.numel(), span.start, span.parameter, programs))
         programs += -(-count // groups)
     call = _call(len(spans), terms, key, decay, rounding_step, groups)
-    sent = _sent(call + items, weight.device)
     stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
-    _launch(sent[len(call) :], sent, programs, weight, distribution, stochastic, _TILES)
+    _launch(_sent(items, weight.device), call, programs, weight, distribution, stochastic, _TILES)
 
 
 def combine_rows(
@@ -116,8 +116,7 @@ def combine_rows(
     table[:, 3] = row * width
     table[:, 4] = parameter
     table[:, 5] = place
-    call = _sent(_call(count, terms, key, 1.0, 0, groups), base.device)
-    _launch(table, call, count, base, distribution, False, tiles)
+    _launch(table, _call(count, terms, key, 1.0, 0, groups), count, base, distribution, False, tiles)
 
 
 def _groups(start: int, count: int, tiles: int) -> int:
@@ -127,18 +126,16 @@ def _groups(start: int, count: int, tiles: int) -> int:
 
 
 def _call(items: int, terms: Sequence[Term], key: int, decay: float, rounding_step: int, groups: int) -> array[int]:
-    """Return the numbers that :func:`zoft.noise._triton_kernel.combine_tiles` takes; as many of them as pairs."""
+    """Return the numbers that :func:`zoft.noise._triton_kernel.combine_tiles` takes beside its items."""
     call = array("q", (items, len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay), groups))
     for step, query, coefficient in terms:
         call.extend((step, query, _bits(coefficient)))
-    if len(call) % 2:
-        call.append(0)  # what follows begins at 16 bytes, or Triton would compile another kernel for it
     return call
 
 
 def _launch(
     items: torch.Tensor,
-    call: torch.Tensor,
+    call: array[int],
     programs: int,
     weight: torch.Tensor,
     distribution: Distribution,
@@ -150,7 +147,7 @@ def _launch(
     with torch.cuda.device(weight.device) if weight.is_cuda else nullcontext():
         combine_tiles[(programs,)](
             items,
-            call,
+            _sent(call, weight.device),
             code=_DTYPE_CODE[weight.dtype],
             distribution=_DISTRIBUTION_CODE[distribution],
             stochastic=stochastic,
@@ -162,9 +159,16 @@ def _launch(
 
 
 def _sent(numbers: array[int], device: torch.device) -> torch.Tensor:
-    # Without waiting for the device, which would have to finish first all that it has been given. What is not
-    # pinned is copied out before the call returns.
-    return torch.frombuffer(numbers, dtype=torch.int64).to(device, non_blocking=True)
+    """Return numbers on a device; those that were sent lately, as the places of weights are each step, are there."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _kept(numbers.tobytes(), device, stream)
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept(numbers: bytes, device: torch.device, stream: int) -> torch.Tensor:
+    # Without waiting for the device, which would first have to finish all that it has been given: what is not pinned
+    # is copied out before the call returns, and what is sent on a stream is there for what follows on it.
+    return torch.frombuffer(bytearray(numbers), dtype=torch.int64).to(device, non_blocking=True)
 
 
 def _bits(value: float) -> int:

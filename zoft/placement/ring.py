@@ -11,6 +11,8 @@ import torch
 _CPU_RING_BYTES = 16 * 2**20
 _ALIGN = 64
 
+Shapes = tuple[torch.Size, ...]
+
 
 class Kind(NamedTuple):
     """What tensors must have in common to share a buffer."""
@@ -42,9 +44,26 @@ class Ring:
     def __init__(self, buffer: torch.Tensor) -> None:
         self.buffer = buffer
         self._next = 0
+        self._views: dict[tuple[int, Shapes], list[torch.Tensor]] = {}
 
     def take(self, numel: int) -> torch.Tensor:
         """Return the next ``numel`` elements; ``numel`` must not exceed the buffer."""
+        start = self._start(numel)
+        return self.buffer[start : start + numel]
+
+    def take_shaped(self, shapes: Shapes) -> list[torch.Tensor]:
+        """Return the next elements as tensors of these shapes; each begins on a cache line."""
+        start = self._start(sum(aligned(shape.numel()) for shape in shapes))
+        views = self._views.get((start, shapes))
+        if views is None:
+            # Remembered: layers are alike, and to make the views takes longer than to find them.
+            views = self._views[start, shapes] = []
+            for shape in shapes:
+                views.append(self.buffer[start : start + shape.numel()].view(shape))
+                start += aligned(shape.numel())
+        return views
+
+    def _start(self, numel: int) -> int:
         start = self._next if self._next + numel <= self.buffer.numel() else 0
         self._next = start + aligned(numel)
-        return self.buffer[start : start + numel]
+        return start

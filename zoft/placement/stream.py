@@ -5,6 +5,9 @@ While an estimate runs, each module that owns trainable parameters has its ``for
 exception, the parameter's own storage comes back. The weights themselves are only ever read. Matrices of
 Linear modules that are large are evaluated in blocks of rows, and of an Embedding only the rows looked up
 are perturbed, so the scratch stays small.
+
+On a GPU, where starting a kernel takes as long as it takes to perturb millions of weights, the weights of a module
+around others are perturbed at once if they fit into the scratch together: a *unit*, such as a layer.
 """
 
 from __future__ import annotations
@@ -41,8 +44,23 @@ class StreamPlacement(Evaluated):
     name = "stream"
 
     def __init__(
-        self, model: nn.Module, trainables: Sequence[Trainable], directions: Combiner, *, scratch_bytes: int
+        self,
+        model: nn.Module,
+        trainables: Sequence[Trainable],
+        directions: Combiner,
+        *,
+        scratch_bytes: int,
+        units: bool = True,
     ) -> None:
+        """Make a placement that nothing is proved of.
+
+        Args:
+            model: The whole model.
+            trainables: The parameters that are perturbed.
+            directions: Where z comes from.
+            scratch_bytes: See ``ZOConfig.scratch_mib``.
+            units: Whether modules may be taken together on a GPU.
+        """
         self._directions = directions
         self._scratch_bytes = scratch_bytes
         self._rings: dict[tuple[int, Kind], Ring] = {}
@@ -53,12 +71,17 @@ class StreamPlacement(Evaluated):
         self._model = model
         self._trainables = trainables
         self._owners, self._names = owners_of(model, trainables)
+        self._may_have_units = units
+        self._units: dict[nn.Module, list[nn.Module]] | None = None  # and the owners inside; found when first needed
+        self._within: set[nn.Module] = set()  # owners whose unit runs at this moment
 
     # --- the placement protocol -------------------------------------------------------------------------
 
     def session(self) -> AbstractContextManager[None]:
         """See :class:`zoft.placement.Placement`."""
-        return wrapped_forwards(list(self._owners), self._wrapped)
+        if self._units is None:
+            self._units = self._found_units()
+        return wrapped_forwards(list({**self._owners, **self._units}), self._wrapped)
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
@@ -74,7 +97,10 @@ class StreamPlacement(Evaluated):
         """See :mod:`zoft.placement.reach`."""
         from zoft.placement.reach import Unscrambling, prove_reach
 
-        probe = StreamPlacement(self._model, self._trainables, Unscrambling(), scratch_bytes=self._scratch_bytes)
+        # What each module's own forward is enough for, a unit's around it is too.
+        probe = StreamPlacement(
+            self._model, self._trainables, Unscrambling(), scratch_bytes=self._scratch_bytes, units=False
+        )
         otherwise = (
             "Use placement='snapshot' (exact, one more copy of the trained weights), or 'auto', which falls back to it."
         )
@@ -100,15 +126,24 @@ class StreamPlacement(Evaluated):
 
     def extra_bytes(self) -> int:
         """See :class:`zoft.placement.evaluated.Evaluated`: the scratch that the largest module of each depth needs."""
-        depths = Counter(inner for module in self._owners for inner in module.modules() if inner is not module)
+        units = self._found_units()
+        inside = {owner for owners in units.values() for owner in owners}
+        around = {**self._owners, **units}
+        depths = Counter(inner for module in around for inner in module.modules() if inner is not module)
         needed: dict[tuple[int, Kind], int] = {}
 
         def need(depth: int, numel: int, weight: torch.Tensor) -> None:
             place = depth, Kind(weight.device, weight.dtype)
             needed[place] = max(needed.get(place, 0), numel)
 
-        for module, owned in self._owners.items():
-            whole, sliced = self._split(module, [_Use(parameter, owned[slot]) for slot, parameter in _held(owned)])
+        for unit, owners in units.items():
+            whole = [use for owner in owners for use in self._uses(owner)]
+            for use in whole:
+                need(depths[unit], sum(aligned(other.parameter.numel()) for other in whole), use.parameter)
+        for module in self._owners:
+            if module in inside:
+                continue
+            whole, sliced = self._split(module, self._uses(module))
             for use in whole:  # of one type and device, as a rule
                 need(depths[module], sum(aligned(other.parameter.numel()) for other in whole), use.parameter)
             for use in sliced:
@@ -119,18 +154,55 @@ class StreamPlacement(Evaluated):
             ring_numel(numel, kind, self._scratch_bytes) * kind.dtype.itemsize for (_, kind), numel in needed.items()
         )
 
+    # --- units ------------------------------------------------------------------------------------------
+
+    def unit_bytes(self, device: torch.device) -> int:
+        """Size in bytes up to which the weights of a module and of those inside it are perturbed at once."""
+        return self._scratch_bytes if self._may_have_units and device.type != "cpu" else 0
+
+    def _found_units(self) -> dict[nn.Module, list[nn.Module]]:
+        """Return the largest modules whose weights fit into the scratch together, with the owners inside each."""
+        units: dict[nn.Module, list[nn.Module]] = {}
+        taken: set[nn.Module] = set()
+        for module in self._model.modules():  # what is around others comes before these
+            if module in taken:
+                continue
+            owners = [inner for inner in module.modules() if inner in self._owners and self._is_movable(inner)]
+            own_too = module not in self._owners or module in owners
+            if len(owners) > 1 and own_too and not taken.intersection(owners) and self._fits(owners):
+                units[module] = owners
+                taken.update(module.modules())
+        return units
+
+    def _is_movable(self, owner: nn.Module) -> bool:
+        """Whether all of a module's trained weights are there, whole, and are not perturbed where they are used."""
+        uses = self._uses(owner)
+        there = all(slot.keeper is None and not slot.is_sharded for slot, _ in _held(self._owners[owner]))
+        return there and not self._split(owner, uses)[1]
+
+    def _fits(self, owners: Sequence[nn.Module]) -> bool:
+        parameters = [use.parameter for owner in owners for use in self._uses(owner)]
+        sizes = sum(aligned(parameter.numel()) * parameter.element_size() for parameter in parameters)
+        return all(sizes <= self.unit_bytes(parameter.device) for parameter in parameters)
+
+    def _uses(self, owner: nn.Module) -> list[_Use]:
+        owned = self._owners[owner]
+        return [_Use(parameter, owned[slot]) for slot, parameter in _held(owned)]
+
     # --- one module's forward ---------------------------------------------------------------------------
 
     def _wrapped(self, module: nn.Module, original: Forward) -> Forward:
-        owned = self._owners[module]
+        assert self._units is not None
+        if module in self._units:
+            return self._around_unit(module, self._units[module], original)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._called.add(module)
-            if not self._terms:
+            if not self._terms or module in self._within:
                 return original(*args, **kwargs)
-            uses = {id(parameter): _Use(parameter, owned[slot]) for slot, parameter in _held(owned)}
             # A tied parameter may be swapped already, by a module around this one.
-            whole, sliced = self._split(module, [use for key, use in uses.items() if key not in self._active])
+            uses = [use for use in self._uses(module) if id(use.parameter) not in self._active]
+            whole, sliced = self._split(module, uses)
             with self._swapped(whole) as buffers:
                 if sliced:
                     with _Sliced(self, sliced):
@@ -138,6 +210,22 @@ class StreamPlacement(Evaluated):
                 else:
                     output = original(*args, **kwargs)
                 return _unaliased(output, buffers) if buffers else output
+
+        return forward
+
+    def _around_unit(self, module: nn.Module, owners: Sequence[nn.Module], original: Forward) -> Forward:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if module in self._owners:
+                self._called.add(module)
+            if not self._terms or not self._within.isdisjoint(owners):  # called from within itself
+                return original(*args, **kwargs)
+            uses = {id(use.parameter): use for owner in owners for use in self._uses(owner)}
+            with self._swapped([use for key, use in uses.items() if key not in self._active]) as buffers:
+                self._within.update(owners)
+                try:
+                    return _unaliased(original(*args, **kwargs), buffers)
+                finally:
+                    self._within.difference_update(owners)
 
         return forward
 
@@ -173,28 +261,33 @@ class StreamPlacement(Evaluated):
             self._depth -= 1
 
     def _perturb(self, uses: Sequence[_Use], weights: Sequence[torch.Tensor]) -> tuple[list[Span], list[torch.Tensor]]:
-        sizes: dict[Kind, int] = {}
-        places = []
-        for weight in weights:
-            kind = Kind(weight.device, weight.dtype)
-            places.append(sizes.get(kind, 0))
-            sizes[kind] = places[-1] + aligned(weight.numel())
-        buffers = {kind: self.scratch(size, *kind) for kind, size in sizes.items()}
-        spans = []
-        for use, weight, place in zip(uses, weights, places, strict=True):
-            buffer = buffers[Kind(weight.device, weight.dtype)]
-            out = buffer[place : place + weight.numel()].view(weight.shape)
-            spans.append(Span(out, weight.contiguous(), use.trainable.number))
+        """Return where each weight is written, perturbed, and the buffers that these places are in."""
+        of_kind: dict[Kind, list[int]] = {}
+        for place, weight in enumerate(weights):
+            of_kind.setdefault(Kind(weight.device, weight.dtype), []).append(place)
+        outs, buffers = list(weights), []
+        for kind, places in of_kind.items():
+            shapes = tuple(weights[place].shape for place in places)
+            ring = self._ring(sum(aligned(shape.numel()) for shape in shapes), kind)
+            buffers.append(ring.buffer)
+            for place, out in zip(places, ring.take_shaped(shapes), strict=True):
+                outs[place] = out
+        spans = [
+            Span(out, weight.contiguous(), use.trainable.number)
+            for out, weight, use in zip(outs, weights, uses, strict=True)
+        ]
         if spans:
             self._directions.combine(spans, self._terms)
-        return spans, list(buffers.values())
+        return spans, buffers
 
     def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a flat buffer of ``numel`` elements, the caller's until the next call at this nesting depth."""
-        kind = Kind(device, dtype)
+        return self._ring(numel, Kind(device, dtype)).take(numel)
+
+    def _ring(self, numel: int, kind: Kind) -> Ring:
         ring = self._rings.get((self._depth, kind))
         if ring is None or ring.buffer.numel() < numel:
-            size = numel * dtype.itemsize
+            size = numel * kind.dtype.itemsize
             if size > self._scratch_bytes:
                 warnings.warn(
                     f"placement 'stream' needs {size / 2**20:.0f} MiB of scratch for one module whose weights it "
@@ -202,9 +295,9 @@ class StreamPlacement(Evaluated):
                     ZoftWarning,
                     stacklevel=2,
                 )
-            buffer = torch.empty(ring_numel(numel, kind, self._scratch_bytes), dtype=dtype, device=device)
+            buffer = torch.empty(ring_numel(numel, kind, self._scratch_bytes), dtype=kind.dtype, device=kind.device)
             ring = self._rings[self._depth, kind] = Ring(buffer)
-        return ring.take(numel)
+        return ring
 
     # --- matrices that are never perturbed whole --------------------------------------------------------
 

@@ -84,7 +84,7 @@ def power(base: float, exponent: int) -> float:
 def adam_direction(
     mean: torch.Tensor, square: torch.Tensor, mean_weight: float, square_weight: float, epsilon: float
 ) -> torch.Tensor:
-    """Return ``(mean / mean_weight) / (sqrt(square / square_weight) + epsilon)``, with the same bits on every device."""
+    """Return ``(mean / mean_weight) / (sqrt(square / square_weight) + epsilon)``, of the same bits on all devices."""
     # torch's float32 root may be off by one bit; through float64 it is correctly rounded.
     root = _divided(square, square_weight).double().sqrt_().to(mean.dtype).add_(epsilon)
     return _divided(mean, mean_weight).div_(root)

@@ -68,7 +68,7 @@ class ZOArguments:
     zo_nonfinite: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "What to do when a loss is NaN or infinite."}
     )
-    zo_scratch_mib: int = field(default=64, metadata={"help": "Scratch memory for perturbed weights, in MiB."})
+    zo_scratch_mib: int = field(default=128, metadata={"help": "Scratch memory for perturbed weights, in MiB."})
     zo_batched_tokens: int = field(
         default=2048, metadata={"help": "Most tokens in one forward of --zo_placement batched, all points together."}
     )

@@ -65,7 +65,7 @@ class BatchedPlacement:
         """
         require_whole(trainables, "placement='batched'", _OTHERWISE)
         self._model, self._trainables, self._directions, self._tokens = model, trainables, directions, tokens
-        self._stream = StreamPlacement(model, trainables, directions, scratch_bytes=scratch_bytes)
+        self._stream = StreamPlacement(model, trainables, directions, scratch_bytes=scratch_bytes, units=False)
         self._owners, _ = owners_of(model, trainables)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         self._copies = Copies(max(scratch_bytes, int(size * _FEW)))
