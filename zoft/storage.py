@@ -166,7 +166,7 @@ def reshard(model: nn.Module) -> None:
     go, the modules hold copies: reading them is right, and changing them, or the shards beneath them, is not.
     """
     loaded = sys.modules.get("torch.distributed.fsdp")
-    if loaded is not None:
+    if loaded is not None and torch.distributed.is_initialized():
         for module in model.modules():
             if isinstance(module, loaded.FSDPModule):
                 module.reshard()

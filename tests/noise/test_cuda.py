@@ -129,6 +129,39 @@ def test_chosen_rows_equal_the_reference(device: str, distribution: noise.Distri
     assert_same_bits(*results)
 
 
+@every_dtype
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_given_sums_are_added_as_the_reference_adds_them(
+    device: str, dtype: torch.dtype, rounding: noise.Rounding
+) -> None:
+    base = weights(5_000, dtype, device)
+    total = weights(5_000, noise.compute_dtype(base), device).flip(0)
+    results = []
+    for backend in (reference, cuda):
+        out = torch.full_like(base, float("nan"))
+        backend.add(Span(out, base, 3, 777), total, 0.9990234, rounding, 5, KEY)
+        results.append(out)
+    assert_same_bits(*results)
+
+
+@every_dtype
+@pytest.mark.parametrize("inner", [1, 3])
+@pytest.mark.parametrize("width", [5, 300, 5_000])
+def test_products_are_added_as_the_reference_adds_them(
+    device: str, dtype: torch.dtype, inner: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, count = width + 3, 2 * width - 1  # from within the second row into the fourth
+    base = weights(count, dtype, device)
+    left = weights(3 * inner, noise.compute_dtype(base), device).view(3, inner)
+    right = weights(inner * width, noise.compute_dtype(base), device).view(inner, width)
+    numbers = {"decay": 0.9990234, "rounding": "stochastic", "rounding_step": 5, "key": KEY}
+    fused, blocks = torch.full_like(base, float("nan")), torch.full_like(base, float("nan"))
+    cuda.add_product(Span(fused, base, 3, start), left, right, **numbers)
+    monkeypatch.setattr(noise.cuda, "supports", lambda tensor: False)
+    noise.add_product(Span(blocks, base, 3, start), left, right, **numbers)
+    assert_same_bits(fused, blocks)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_direction_leaves_the_weights_to_decay(device: str, count: int) -> None:
     base = weights(300, torch.float32, device)

@@ -9,8 +9,10 @@ import torch
 from zoft import noise
 from zoft.noise import Rounding, Span
 
-# Elements made at once: so many that Python's share of the time is small.
-_BLOCK = 2**19
+
+def block_size(device: torch.device) -> int:
+    """Return how many elements are made at once: so many that Python's share of the time is small."""
+    return 2**18 if device.type == "cpu" else 2**24
 
 
 def add_blocks(
@@ -35,14 +37,14 @@ def add_blocks(
         key: See there.
     """
     out, base = span.out.view(-1), span.base.view(-1)
-    for low, high in _blocks(span.start, span.start + out.numel(), width):
+    for low, high in _blocks(span.start, span.start + out.numel(), width, block_size(out.device)):
         part = slice(low - span.start, high - span.start)
         block = Span(out[part], base[part], span.parameter, low)
         noise.add(block, total(block), decay=decay, rounding=rounding, rounding_step=rounding_step, key=key)
 
 
-def _blocks(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, _BLOCK // max(1, width))
+def _blocks(start: int, stop: int, width: int, size: int) -> Iterator[tuple[int, int]]:
+    rows = max(1, size // max(1, width))
     low = start
     while low < stop:
         high = min(stop, (low // width + rows) * width)

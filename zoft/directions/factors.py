@@ -12,23 +12,35 @@ from zoft import noise
 from zoft.directions.dense import DenseDirections
 from zoft.noise import Span, Term
 
+_CPU = torch.device("cpu")
+
 
 class Factors(Protocol):
-    """Where the two factors of ``z = left @ right^T`` come from."""
+    """Where the two factors of ``z = left @ right^T`` come from: the same bits on every device."""
 
-    def left(self, term: Term, parameter: int, low: int, high: int, shape: torch.Size) -> torch.Tensor:
-        """Return rows ``low`` to ``high`` of the left factor, ``[high - low, rank]``, float32, on the CPU."""
+    def left(
+        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
+    ) -> torch.Tensor:
+        """Return rows ``low`` to ``high`` of the left factor, ``[high - low, rank]``, float32."""
 
-    def right(self, term: Term, parameter: int, shape: torch.Size) -> torch.Tensor:
-        """Return the right factor, ``[columns, rank]``, float32, on the CPU."""
+    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
+        """Return the right factor, ``[columns, rank]``, float32."""
 
     def state_size(self, shape: torch.Size) -> int:
         """Return how many float32 numbers are kept for a matrix of this shape."""
 
 
-def factor(directions: DenseDirections, term: Term, parameter: int, start: int, rows: int, rank: int) -> torch.Tensor:
+def factor(
+    directions: DenseDirections,
+    term: Term,
+    parameter: int,
+    start: int,
+    rows: int,
+    rank: int,
+    device: torch.device = _CPU,
+) -> torch.Tensor:
     """Return noise as a ``[rows, rank]`` float32 matrix that begins at element ``start`` of an address."""
-    z = torch.zeros(rows, rank)
+    z = torch.zeros(rows, rank, device=device)
     directions.combine([Span(z, z, parameter, start)], [Term(term.step, term.query, 1.0)])
     return z
 
@@ -45,13 +57,15 @@ class GivenFactors:
     whole_left: torch.Tensor
     whole_right: torch.Tensor
 
-    def left(self, term: Term, parameter: int, low: int, high: int, shape: torch.Size) -> torch.Tensor:
+    def left(
+        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
+    ) -> torch.Tensor:
         """See :class:`Factors`."""
-        return self.whole_left[low:high]
+        return self.whole_left[low:high].to(device)
 
-    def right(self, term: Term, parameter: int, shape: torch.Size) -> torch.Tensor:
+    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
         """See :class:`Factors`."""
-        return self.whole_right
+        return self.whole_right.to(device)
 
     def state_size(self, shape: torch.Size) -> int:
         """Nothing: they are somebody else's."""
@@ -72,17 +86,21 @@ class NoiseFactors:
     rank: int
     period: int | None
 
-    def left(self, term: Term, parameter: int, low: int, high: int, shape: torch.Size) -> torch.Tensor:
+    def left(
+        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
+    ) -> torch.Tensor:
         """See :class:`Factors`."""
         rank = self.rank
-        return factor(self.dense, term, parameter, low * rank, high - low, rank) / math.sqrt(rank)
+        left = factor(self.dense, term, parameter, low * rank, high - low, rank, device)
+        # By a tensor: by a number, torch would multiply by its inverse on a GPU.
+        return left / torch.full((), math.sqrt(rank), device=device)
 
-    def right(self, term: Term, parameter: int, shape: torch.Size) -> torch.Tensor:
+    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
         """See :class:`Factors`."""
         if self.period is not None:
             term = Term(term.step // self.period * self.period, 0, 1.0)
         # Behind the elements of U, which may be of the same step and query.
-        return factor(self.dense, term, parameter, shape[0] * self.rank, shape[1], self.rank)
+        return factor(self.dense, term, parameter, shape[0] * self.rank, shape[1], self.rank, device)
 
     def state_size(self, shape: torch.Size) -> int:
         """Nothing."""
@@ -128,14 +146,16 @@ class OrthonormalFactors:
         rows, columns = shape
         return math.sqrt(rows * columns) / min(self._rank, rows, columns)
 
-    def left(self, term: Term, parameter: int, low: int, high: int, shape: torch.Size) -> torch.Tensor:
+    def left(
+        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
+    ) -> torch.Tensor:
         """See :class:`Factors`."""
         basis, _ = self.bases(term.step, parameter, shape)
-        return noise.product(basis[low:high], self.inner(term, parameter, shape))
+        return noise.product(basis[low:high], self.inner(term, parameter, shape)).to(device)
 
-    def right(self, term: Term, parameter: int, shape: torch.Size) -> torch.Tensor:
+    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
         """See :class:`Factors`."""
-        return self.bases(term.step, parameter, shape)[1]
+        return self.bases(term.step, parameter, shape)[1].to(device)
 
     def state_size(self, shape: torch.Size) -> int:
         """See :class:`Factors`."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
 from zoft import noise
-from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import Factors
 from zoft.directions.stateless import Stateless
@@ -52,18 +50,19 @@ class LowRankDirections(Stateless):
         rounding_step: int = 0,
     ) -> None:
         """See :func:`zoft.noise.combine`."""
-        others = [span for span in spans if len(self.shapes[span.parameter]) != 2]
+        matrices = [span for span in spans if terms and len(self.shapes[span.parameter]) == 2]
+        numbers = {span.parameter for span in matrices}
+        others = [span for span in spans if span.parameter not in numbers]
         if others:
             self.dense.combine(others, terms, decay=decay, rounding=rounding, rounding_step=rounding_step)
-        for span in spans:
-            shape = self.shapes[span.parameter]
-            if len(shape) != 2:
-                continue
-            rights = [self.factors.right(term, span.parameter, shape) for term in terms]
-            add_blocks(
+        for span in matrices:
+            shape, device = self.shapes[span.parameter], span.base.device
+            first, last = rows_of(span, shape[1])
+            lefts = [self.factors.left(term, span.parameter, first, last, shape, device) for term in terms]
+            rights = [self.factors.right(term, span.parameter, shape, device) for term in terms]
+            noise.add_product(
                 span,
-                shape[1],
-                partial(self._total, terms, rights),
+                *_stacked(terms, lefts, rights, span.base),
                 decay=decay,
                 rounding=rounding,
                 rounding_step=rounding_step,
@@ -79,12 +78,6 @@ class LowRankDirections(Stateless):
             return torch.zeros(shape[0], 0), torch.zeros(shape[1], 0)
         lefts = [self.factors.left(term, parameter, 0, shape[0], shape) * term.coefficient for term in terms]
         return torch.cat(lefts, 1), torch.cat([self.factors.right(term, parameter, shape) for term in terms], 1)
-
-    def _total(self, terms: Sequence[Term], rights: Sequence[torch.Tensor], block: Span) -> torch.Tensor:
-        shape = self.shapes[block.parameter]
-        first, last = rows_of(block, shape[1])
-        lefts = [self.factors.left(term, block.parameter, first, last, shape) for term in terms]
-        return products(block, shape[1], terms, lefts, rights)
 
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
@@ -105,14 +98,21 @@ def weighted_sum(
     terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
 ) -> torch.Tensor:
     """Return ``sum coefficient * left @ right^T``, ``[rows, columns]``, in the precision of weights like ``like``."""
-    dtype = noise.compute_dtype(like)
     if not terms:
-        return torch.zeros((), dtype=dtype, device=like.device).expand(like.shape)
+        return torch.zeros((), dtype=noise.compute_dtype(like), device=like.device).expand(like.shape)
+    return noise.product(*_stacked(terms, lefts, rights, like))
+
+
+def _stacked(
+    terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the matrices whose product is :func:`weighted_sum`, ``[rows, n]`` and ``[n, columns]``."""
+    dtype = noise.compute_dtype(like)
     scaled = [
         left.to(like.device, dtype) * torch.tensor(term.coefficient, dtype=dtype)
         for term, left in zip(terms, lefts, strict=True)
     ]
-    return noise.product(torch.cat(scaled, 1), torch.cat([right.T for right in rights]).to(like.device, dtype))
+    return torch.cat(scaled, 1), torch.cat([right.T for right in rights]).to(like.device, dtype)
 
 
 def rows_of(block: Span, width: int) -> tuple[int, int]:

@@ -39,6 +39,7 @@ __all__ = [
     "Span",
     "Term",
     "add",
+    "add_product",
     "check_distribution",
     "combine",
     "combine_rows",
@@ -48,6 +49,9 @@ __all__ = [
     "run_key",
     "sample",
 ]
+
+# Elements of a product made at once: so many that Python's share of the time is small.
+_PRODUCT_BLOCK = 2**19
 
 
 def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
@@ -145,7 +149,50 @@ def add(span: Span, total: torch.Tensor, *, decay: float, rounding: Rounding, ro
         rounding_step: See :func:`combine`.
         key: 64-bit key from :func:`run_key`, for the rounding bits.
     """
-    reference.add(span, total, decay, rounding, rounding_step, key)
+    _adding(span.out).add(span, total, decay, rounding, rounding_step, key)
+
+
+def add_product(
+    span: Span,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    *,
+    decay: float,
+    rounding: Rounding,
+    rounding_step: int,
+    key: int,
+) -> None:
+    """Write ``round(decay * base + left @ right)`` to ``out``; the product as :func:`product` has it, never whole.
+
+    Args:
+        span: Where to read and write: a part of a matrix, of any number of elements.
+        left: ``[n, k]``, k >= 1: the rows of the left matrix in which the span has elements; float32 (float64 for
+            float64 weights), on the span's device.
+        right: ``[k, width]``, likewise.
+        decay: Factor on the old weights.
+        rounding: See :func:`combine`.
+        rounding_step: See :func:`combine`.
+        key: See :func:`add`.
+    """
+    if _adding(span.out) is cuda:
+        cuda.add_product(span, left, right, decay, rounding, rounding_step, key)
+        return
+    out, base = span.out.view(-1), span.base.view(-1)
+    width, stop = right.shape[1], span.start + out.numel()
+    step = max(1, _PRODUCT_BLOCK // width)
+    for number in range(0, left.shape[0], step):
+        rows = left[number : number + step]
+        first = (span.start // width + number) * width  # element of the matrix
+        low, high = max(span.start, first), min(stop, first + len(rows) * width)
+        part = slice(low - span.start, high - span.start)
+        block = Span(out[part], base[part], span.parameter, low)
+        total = product(rows, right).view(-1)[low - first : high - first]
+        reference.add(block, total, decay, rounding, rounding_step, key)
+
+
+def _adding(tensor: torch.Tensor) -> ModuleType:
+    """Pick the implementation of :func:`add` for a tensor."""
+    return cuda if cuda.supports(tensor) else reference
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,10 @@ MINUS_TWO_LN2, ANGLE_STEP = tl.constexpr(spec.MINUS_TWO_LN2_BITS), tl.constexpr(
 
 F32, BF16, F16, F64 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 GAUSSIAN, RADEMACHER = tl.constexpr(0), tl.constexpr(1)
-ITEM_FIELDS = tl.constexpr(6)  # address written, address read, count, start, parameter, first program
+TOTAL, PRODUCT = tl.constexpr(2), tl.constexpr(3)  # no noise: sums that are there, or products of thin matrices
+# Address written, address read, count, start, parameter, first program; the address of the sums or of the left matrix,
+# that of the right matrix, its width, how many products an element sums, the left matrix's first row, how many it has.
+ITEM_FIELDS = tl.constexpr(12)
 CALL_HEADER = tl.constexpr(7)
 TERM_FIELDS = tl.constexpr(3)  # step, query, coefficient (the bits of a float64)
 
@@ -186,6 +189,119 @@ def _moved(old, total, draw, decay, code: tl.constexpr, stochastic: tl.constexpr
 
 
 @triton.jit
+def _directions(
+    terms,
+    term_count,
+    tile,
+    offset,
+    lane,
+    parameter,
+    k0,
+    k1,
+    code: tl.constexpr,
+    distribution: tl.constexpr,
+    tiles: tl.constexpr,
+    native: tl.constexpr,
+):
+    """Sums of scaled directions, of the eight runs of lanes that a tile has."""
+    block = (offset * LANES + lane).to(tl.uint32)
+    t0 = tl.full((tiles, LANES), 0.0, tl.float64 if code == F64 else tl.float32)  # word 0, low half
+    t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
+    for number in range(term_count):
+        term = terms + number * TERM_FIELDS
+        step, query = tl.load(term), tl.load(term + 1) | DIRECTION
+        coefficient = tl.load(term + 2).to(tl.float64, bitcast=True)
+        if distribution == GAUSSIAN:
+            w0, w1, w2, w3 = _philox(tile * LANES, block, parameter, step, query, k0, k1)
+            z0, z1 = _gaussian_pair(w0, native)
+            z2, z3 = _gaussian_pair(w1, native)
+            z4, z5 = _gaussian_pair(w2, native)
+            z6, z7 = _gaussian_pair(w3, native)
+        else:
+            # All tiles of a group share their blocks: one for each lane.
+            shared = tile // RADEMACHER_TILES * LANES
+            w0, w1, w2, w3 = _philox(shared, lane.to(tl.uint32), parameter, step, query, k0, k1)  # [1, LANES]
+            within = (tile % RADEMACHER_TILES).to(tl.int32) + offset  # four tiles share a word
+            word = tl.where(within < 8, tl.where(within < 4, w0, w1), tl.where(within < 12, w2, w3))
+            word = word >> (within % 4 * 8).to(tl.uint32)
+            z0, z1 = _rademacher(word, 0), _rademacher(word, 1)
+            z2, z3 = _rademacher(word, 2), _rademacher(word, 3)
+            z4, z5 = _rademacher(word, 4), _rademacher(word, 5)
+            z6, z7 = _rademacher(word, 6), _rademacher(word, 7)
+        t0 += _scaled(z0, coefficient, code)
+        t1 += _scaled(z1, coefficient, code)
+        t2 += _scaled(z2, coefficient, code)
+        t3 += _scaled(z3, coefficient, code)
+        t4 += _scaled(z4, coefficient, code)
+        t5 += _scaled(z5, coefficient, code)
+        t6 += _scaled(z6, coefficient, code)
+        t7 += _scaled(z7, coefficient, code)
+    return t0, t1, t2, t3, t4, t5, t6, t7
+
+
+@triton.jit
+def _given(sums, beyond, place, lowest, highest, code: tl.constexpr):
+    """Sums that are there, float32 or float64, of the eight runs of lanes that a tile has."""
+    sums += beyond * (8 if code == F64 else 4)
+    kind: tl.constexpr = F64 if code == F64 else F32
+    t0 = _read(sums, place, lowest, highest, False, kind)
+    t1 = _read(sums, place + LANES, lowest, highest, False, kind)
+    t2 = _read(sums, place + 2 * LANES, lowest, highest, False, kind)
+    t3 = _read(sums, place + 3 * LANES, lowest, highest, False, kind)
+    t4 = _read(sums, place + 4 * LANES, lowest, highest, False, kind)
+    t5 = _read(sums, place + 5 * LANES, lowest, highest, False, kind)
+    t6 = _read(sums, place + 6 * LANES, lowest, highest, False, kind)
+    t7 = _read(sums, place + 7 * LANES, lowest, highest, False, kind)
+    return t0, t1, t2, t3, t4, t5, t6, t7
+
+
+@triton.jit
+def _products(left, right, first_row, rows, width, inner, element, place, code: tl.constexpr):
+    """Elements of a product of matrices, of the eight runs of lanes that a tile has.
+
+    Args:
+        left: Address of ``[rows, inner]``, float32 or float64.
+        right: Address of ``[inner, width]``, likewise.
+        first_row: Of the weight, which the left matrix begins with.
+        rows: Of the left matrix.
+        width: Of the weight.
+        inner: >= 1.
+        element: Of the weight, which the first tile begins with.
+        place: Of each element, counted from there.
+        code: The weights' dtype.
+    """
+    row = element // width
+    column = (element - row * width).to(tl.int32) + place
+    row = (row - first_row).to(tl.int32)
+    t0 = _product(left, right, row, column, rows, width, inner, code)
+    t1 = _product(left, right, row, column + LANES, rows, width, inner, code)
+    t2 = _product(left, right, row, column + 2 * LANES, rows, width, inner, code)
+    t3 = _product(left, right, row, column + 3 * LANES, rows, width, inner, code)
+    t4 = _product(left, right, row, column + 4 * LANES, rows, width, inner, code)
+    t5 = _product(left, right, row, column + 5 * LANES, rows, width, inner, code)
+    t6 = _product(left, right, row, column + 6 * LANES, rows, width, inner, code)
+    t7 = _product(left, right, row, column + 7 * LANES, rows, width, inner, code)
+    return t0, t1, t2, t3, t4, t5, t6, t7
+
+
+@triton.jit
+def _product(left, right, row, column, rows, width, inner, code: tl.constexpr):
+    """Sum from the first product to the last, each step rounded; beyond the left matrix, of one of its rows."""
+    kind: tl.constexpr = tl.float64 if code == F64 else tl.float32
+    across = width.to(tl.int32)
+    down = column // across
+    row = tl.minimum(tl.maximum(row + down, 0), rows.to(tl.int32) - 1)
+    of_left = left.to(tl.pointer_type(kind)) + row.to(tl.int64) * inner
+    of_right = right.to(tl.pointer_type(kind)) + (column - down * across)
+    total = tl.load(of_left) * tl.load(of_right)
+    for _ in range(1, inner):
+        of_left += 1
+        of_right += width
+        total += tl.load(of_left) * tl.load(of_right)
+    return total
+
+
+@triton.jit
 def combine_tiles(
     items,
     call,
@@ -203,7 +319,7 @@ def combine_tiles(
             bits of a float64), how many groups a program has; then for each direction ``TERM_FIELDS``. As arguments,
             numbers would be compiled in.
         code: The weights' dtype.
-        distribution: Of the directions.
+        distribution: Of the directions; or ``TOTAL``, or ``PRODUCT``.
         stochastic: Whether 16-bit results are rounded stochastically.
         tiles: How many tiles a group has: a power of two, at most those that share a Rademacher block.
         native: Whether the processor is NVIDIA's, whose instructions are then used for square roots and for rounding.
@@ -225,6 +341,10 @@ def combine_tiles(
     out, base = tl.load(item), tl.load(item + 1)
     count, start = tl.load(item + 2), tl.load(item + 3)
     parameter, first = tl.load(item + 4), tl.load(item + 5)
+    sums = tl.load(item + 6)
+    if distribution == PRODUCT:
+        right, width = tl.load(item + 7), tl.load(item + 8)
+        inner, first_row, rows = tl.load(item + 9), tl.load(item + 10), tl.load(item + 11)
 
     first_group = start // (TILE * tiles) + (program - first) * groups
     last_group = tl.minimum(first_group + groups, (start + count - 1) // (TILE * tiles) + 1)
@@ -234,47 +354,24 @@ def combine_tiles(
     place = offset * TILE + lane
     for number_of_group in range(last_group - first_group):
         tile = (first_group + number_of_group) * tiles
-        t0 = tl.full((tiles, LANES), 0.0, tl.float64 if code == F64 else tl.float32)  # word 0, low half
-        t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
-        for number in range(term_count):
-            term = terms + number * TERM_FIELDS
-            step, query = tl.load(term), tl.load(term + 1) | DIRECTION
-            coefficient = tl.load(term + 2).to(tl.float64, bitcast=True)
-            if distribution == GAUSSIAN:
-                w0, w1, w2, w3 = _philox(tile * LANES, block, parameter, step, query, k0, k1)
-                z0, z1 = _gaussian_pair(w0, native)
-                z2, z3 = _gaussian_pair(w1, native)
-                z4, z5 = _gaussian_pair(w2, native)
-                z6, z7 = _gaussian_pair(w3, native)
-            else:
-                # All tiles of a group share their blocks: one for each lane.
-                shared = tile // RADEMACHER_TILES * LANES
-                w0, w1, w2, w3 = _philox(shared, lane.to(tl.uint32), parameter, step, query, k0, k1)  # [1, LANES]
-                within = (tile % RADEMACHER_TILES).to(tl.int32) + offset  # four tiles share a word
-                word = tl.where(within < 8, tl.where(within < 4, w0, w1), tl.where(within < 12, w2, w3))
-                word = word >> (within % 4 * 8).to(tl.uint32)
-                z0, z1 = _rademacher(word, 0), _rademacher(word, 1)
-                z2, z3 = _rademacher(word, 2), _rademacher(word, 3)
-                z4, z5 = _rademacher(word, 4), _rademacher(word, 5)
-                z6, z7 = _rademacher(word, 6), _rademacher(word, 7)
-            t0 += _scaled(z0, coefficient, code)
-            t1 += _scaled(z1, coefficient, code)
-            t2 += _scaled(z2, coefficient, code)
-            t3 += _scaled(z3, coefficient, code)
-            t4 += _scaled(z4, coefficient, code)
-            t5 += _scaled(z5, coefficient, code)
-            t6 += _scaled(z6, coefficient, code)
-            t7 += _scaled(z7, coefficient, code)
+        beyond = tile * TILE - start  # of the item's elements, those before the group's first
+        lowest = tl.maximum(-beyond, 0).to(tl.int32)
+        highest = tl.minimum(count - beyond, TILE * tiles).to(tl.int32)
+        if distribution == TOTAL:
+            totals = _given(sums, beyond, place, lowest, highest, code)
+        elif distribution == PRODUCT:
+            totals = _products(sums, right, first_row, rows, width, inner, tile * TILE, place, code)
+        else:
+            totals = _directions(
+                terms, term_count, tile, offset, lane, parameter, k0, k1, code, distribution, tiles, native
+            )
         d0, d1, d2, d3 = block, block, block, block
         if stochastic:
             d0, d1, d2, d3 = _philox(tile * LANES, block, parameter, rounding_step, item_count * 0 + ROUNDING, k0, k1)
 
-        beyond = tile * TILE - start  # of the item's elements, those before the group's first
-        lowest = tl.maximum(-beyond, 0).to(tl.int32)
-        highest = tl.minimum(count - beyond, TILE * tiles).to(tl.int32)
         size = 8 if code == F64 else 4 if code == F32 else 2
         to, of = out + beyond * size, base + beyond * size
-        totals, draws = (t0, t1, t2, t3, t4, t5, t6, t7), (d0, d1, d2, d3)
+        draws = (d0, d1, d2, d3)
         if (lowest == 0) & (highest == TILE * tiles):  # all but the item's ends
             _move_tiles(to, of, place, lowest, highest, True, totals, draws, decay, code, stochastic, native)
         else:

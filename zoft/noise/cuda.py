@@ -6,9 +6,9 @@ import struct
 import warnings
 from array import array
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,13 +18,15 @@ from zoft.noise.spec import Distribution, Rounding, Span, Term
 
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
+_TOTAL, _PRODUCT = 2, 3
 _TILE = spec.GAUSSIAN_TILE
 _TILES = 16  # of a group, which a program works on at once
 _WARPS = 4
+_REGISTERS = 96  # of a thread, so that 20 warps fit into a multiprocessor
 _ENOUGH_PROGRAMS = 2048  # to fill a device; beyond that a program has several groups, up to
 _MOST_GROUPS = 8
 _KEPT = 4096  # tables of numbers on devices; they have some hundred bytes
-_FIELDS = 6  # numbers of a work item; see zoft.noise._triton_kernel
+_FIELDS, _OWN_FIELDS = 12, 6  # numbers of a work item, and of its span; see zoft.noise._triton_kernel
 _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 
 
@@ -78,17 +80,62 @@ def combine(
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype and one device."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
+    call = _Call(terms, key, decay, rounding, rounding_step)
+    _move(spans, [()] * len(spans), call, _DISTRIBUTION_CODE[distribution])
+
+
+def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
+    """Fused version of :func:`zoft.noise.add`; see there."""
+    total = total.contiguous()  # held until the launch
+    _move([span], [(total.data_ptr(),)], _Call((), key, decay, rounding, rounding_step), _TOTAL)
+
+
+def add_product(
+    span: Span,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    decay: float,
+    rounding: Rounding,
+    rounding_step: int,
+    key: int,
+) -> None:
+    """Fused version of :func:`zoft.noise.add_product`; see there."""
+    left, right = left.contiguous(), right.contiguous()
+    (rows, inner), width = left.shape, right.shape[1]
+    numbers = left.data_ptr(), right.data_ptr(), width, inner, span.start // width, rows
+    _move([span], [numbers], _Call((), key, decay, rounding, rounding_step), _PRODUCT)
+
+
+class _Call(NamedTuple):
+    """What :func:`zoft.noise.combine` takes beside its spans."""
+
+    terms: Sequence[Term]
+    key: int
+    decay: float = 1.0
+    rounding: Rounding = "nearest"
+    rounding_step: int = 0
+
+
+def _move(spans: Sequence[Span], more: Sequence[tuple[int, ...]], call: _Call, what: int) -> None:
+    """Launch the kernel on all spans at once.
+
+    Args:
+        spans: Of one dtype, on one device.
+        more: For each, the numbers of its work item that are not its own.
+        call: The rest.
+        what: The kernel's ``distribution``.
+    """
     weight = spans[0].out
-    counts = [_groups(span.start, span.out.numel(), _TILES) for span in spans]
+    counts = [_groups(span.start, span.out.numel()) for span in spans]
     groups = min(_MOST_GROUPS, -(-sum(counts) // _ENOUGH_PROGRAMS))
     items, programs = array("q"), 0
-    for span, count in zip(spans, counts, strict=True):
+    for span, count, others in zip(spans, counts, more, strict=True):
         place = span.out.data_ptr(), span.base.data_ptr()
-        items.extend((*place, span.out.numel(), span.start, span.parameter, programs))
+        items.extend((*place, span.out.numel(), span.start, span.parameter, programs, *others))
+        items.extend([0] * (_FIELDS - _OWN_FIELDS - len(others)))
         programs += -(-count // groups)
-    call = _call(len(spans), terms, key, decay, rounding_step, groups)
-    stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
-    _launch(_sent(items, weight.device), call, programs, weight, distribution, stochastic, _TILES)
+    table = _sent(items, weight.device).view(-1, _FIELDS)
+    _launch(table, programs, weight, call, groups, what, _TILES)
 
 
 def combine_rows(
@@ -109,53 +156,58 @@ def combine_rows(
     groups = width // (tiles * _TILE) + 2  # a row begins anywhere in one, and is one program's
     place = torch.arange(count, device=base.device)
     row = rows.to(torch.int64)
-    table = torch.empty(count, _FIELDS, dtype=torch.int64, device=base.device)
+    table = torch.zeros(count, _FIELDS, dtype=torch.int64, device=base.device)
     table[:, 0] = out.data_ptr() + place * (width * size)
     table[:, 1] = base.data_ptr() + row * (width * size)
     table[:, 2] = width
     table[:, 3] = row * width
     table[:, 4] = parameter
     table[:, 5] = place
-    _launch(table, _call(count, terms, key, 1.0, 0, groups), count, base, distribution, False, tiles)
+    _launch(table, count, base, _Call(terms, key), groups, _DISTRIBUTION_CODE[distribution], tiles)
 
 
-def _groups(start: int, count: int, tiles: int) -> int:
+def _groups(start: int, count: int) -> int:
     """Return how many groups of tiles have one of the elements."""
-    size = tiles * _TILE
+    size = _TILES * _TILE
     return (start + count - 1) // size - start // size + 1
 
 
-def _call(items: int, terms: Sequence[Term], key: int, decay: float, rounding_step: int, groups: int) -> array[int]:
-    """Return the numbers that :func:`zoft.noise._triton_kernel.combine_tiles` takes beside its items."""
-    call = array("q", (items, len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay), groups))
-    for step, query, coefficient in terms:
-        call.extend((step, query, _bits(coefficient)))
-    return call
-
-
 def _launch(
-    items: torch.Tensor,
-    call: array[int],
-    programs: int,
-    weight: torch.Tensor,
-    distribution: Distribution,
-    stochastic: bool,
-    tiles: int,
+    items: torch.Tensor, programs: int, weight: torch.Tensor, call: _Call, groups: int, what: int, tiles: int
 ) -> None:
+    terms, key, decay, rounding, rounding_step = call
+    numbers = (len(items), len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay), groups)
+    of_call = array("q", numbers)
+    for step, query, coefficient in terms:
+        of_call.extend((step, query, _bits(coefficient)))
+    native = weight.is_cuda and torch.version.hip is None
+    stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
+    constants = _DTYPE_CODE[weight.dtype], what, stochastic, tiles, native
+    arguments = items, _sent(of_call, weight.device), *constants
+    if not weight.is_cuda:  # Triton's interpreter
+        _kernel()[(programs,)](*arguments)
+        return
+    with torch.cuda.device(weight.device):
+        _compiled(weight.device, *constants)[(programs, 1, 1)](*arguments)
+
+
+@cache
+def _compiled(device: torch.device, code: int, what: int, stochastic: bool, tiles: int, native: bool) -> Any:
+    """Compile the kernel for the current device, to launch it without what Triton looks up anew at each launch."""
+    numbers = torch.empty(2, dtype=torch.int64, device=device)
+    options: dict[str, Any] = {
+        "num_warps": _WARPS,
+        "enable_fp_fusion": False,
+    }  # the specification rounds each operation
+    if native and code != _DTYPE_CODE[torch.float64]:
+        options["maxnreg"] = _REGISTERS
+    return _kernel().warmup(numbers, numbers, code, what, stochastic, tiles, native, grid=(1,), **options)
+
+
+def _kernel() -> Any:
     from zoft.noise._triton_kernel import combine_tiles  # imports Triton, which comes with torch's GPU builds alone
 
-    with torch.cuda.device(weight.device) if weight.is_cuda else nullcontext():
-        combine_tiles[(programs,)](
-            items,
-            _sent(call, weight.device),
-            code=_DTYPE_CODE[weight.dtype],
-            distribution=_DISTRIBUTION_CODE[distribution],
-            stochastic=stochastic,
-            tiles=tiles,
-            native=weight.is_cuda and torch.version.hip is None,
-            num_warps=_WARPS,
-            enable_fp_fusion=False,  # the specification rounds every operation on its own
-        )
+    return combine_tiles
 
 
 def _sent(numbers: array[int], device: torch.device) -> torch.Tensor:

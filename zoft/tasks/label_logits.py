@@ -37,6 +37,7 @@ Use = Callable[[Tensor, slice], Tensor]
 # by the dtype of what is trained, which may be an adapter's.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _replays_rightly: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+_sizes: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _parts: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
 
 
@@ -63,7 +64,7 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
     rows, places = positions.shape
     base = language_model(model)
     width = max(1, _portion(base) // rows)
-    whole = torch.is_grad_enabled() or any(isinstance(p, DTensor) for p in model.parameters())
+    whole = torch.is_grad_enabled() or _is_sharded(model)
     if places <= width or whole or not _replays_rightly.get(base, True):
         return use(logits_at(model, inputs, positions), slice(None))
     first, *others = (slice(low, min(low + width, places)) for low in range(0, places, width))
@@ -87,10 +88,16 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
     return torch.cat(values, dim=1)
 
 
+def _is_sharded(model: nn.Module) -> bool:
+    return torch.distributed.is_initialized() and any(isinstance(p, DTensor) for p in model.parameters())
+
+
 def _portion(base: PreTrainedModel) -> int:
     """Return how many rows of logits are made at a time."""
-    row = base.config.get_text_config().vocab_size * base.dtype.itemsize
-    return max(ROWS, int(_SHARE * sum(p.nbytes for p in base.parameters())) // row)
+    if base not in _sizes:
+        _sizes[base] = sum(p.nbytes for p in base.parameters())
+    row: int = base.config.get_text_config().vocab_size * base.dtype.itemsize
+    return max(ROWS, int(_SHARE * _sizes[base]) // row)
 
 
 def logits_at(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:

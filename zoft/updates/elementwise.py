@@ -9,12 +9,10 @@ import torch
 
 from zoft import noise
 from zoft.directions import Directions, ElementStates
+from zoft.directions.blocks import block_size
 from zoft.noise import Span, Term
 from zoft.types import StepRecord
 from zoft.updates.rule import Group
-
-# Elements worked on at once, so that the estimate of a large tensor never stands whole.
-_BLOCK = 2**18
 
 Elements = Callable[[torch.Tensor, Sequence[torch.Tensor], int], torch.Tensor]
 """``(g, states, count) -> u`` on a block of elements: float32 tensors of one length, states changed in place, and the
@@ -50,7 +48,8 @@ def descend_blocks(
         flat = stored.tensor.contiguous()
         kept = [stored.runs(state) for state in states.of(trainable)]
         for (run, start), *parts in zip(stored.runs(flat), *kept, strict=True):
-            for low, high in _ranges(run.numel()):
+            # A block at a time, so that the estimate of a large tensor never stands whole.
+            for low, high in _ranges(run.numel(), block_size(run.device)):
                 base = run.view(-1)[low:high]
                 span = Span(base, base, trainable.number, start + low)
                 u = rule(Block(span, [part.view(-1)[low:high] for part, _ in parts]))
@@ -66,9 +65,9 @@ def descend_blocks(
             stored.tensor.copy_(flat)
 
 
-def _ranges(total: int) -> Iterator[tuple[int, int]]:
-    for low in range(0, total, _BLOCK):
-        yield low, min(low + _BLOCK, total)
+def _ranges(total: int, block: int) -> Iterator[tuple[int, int]]:
+    for low in range(0, total, block):
+        yield low, min(low + block, total)
 
 
 def power(base: float, exponent: int) -> float:

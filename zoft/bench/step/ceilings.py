@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing import get_context
 
 import torch
 
+from zoft.bench.step.processes import in_process
 from zoft.bench.step.roofline import Ceilings
 from zoft.bench.step.timing import seconds_of
 from zoft.bench.step.workload import DTYPES
@@ -28,8 +27,7 @@ def measure_ceilings(dtype: str, device: str) -> Ceilings:
         dtype: One of `zoft.bench.step.workload.DTYPES`: that of the products.
         device: Where.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return Ceilings(**pool.submit(_measure, dtype, device).result())
+    return Ceilings(**in_process(device, _measure, dtype, device))
 
 
 def _measure(dtype: str, device: str) -> dict[str, float]:

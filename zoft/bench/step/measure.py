@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from zoft.bench.meters import MemoryMeter
 from zoft.bench.step.contenders import contender
 from zoft.bench.step.counted import count_forward
 from zoft.bench.step.energy import joules
+from zoft.bench.step.processes import in_process
 from zoft.bench.step.roofline import Work, step_work
 from zoft.bench.step.timing import seconds_of
 from zoft.bench.step.workload import Workload
@@ -64,16 +63,16 @@ class Figures:
 
 
 def measure(workload: Workload, name: str, rounds: int) -> Figures:
-    """Measure one contender in a fresh process, so that memory is its own.
+    """Measure one contender in another process; see :func:`zoft.bench.step.processes.in_process`.
 
     Steps and plain forwards take turns, so that what slows the machine for a while slows both.
 
     Raises:
         ConfigError: There is no such contender.
+        torch.OutOfMemoryError: A GPU's memory is too small.
     """
     contender(name)  # refused here rather than there
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return Figures(**pool.submit(_measure, asdict(workload), name, rounds).result())
+    return Figures(**in_process(workload.device, _measure, asdict(workload), name, rounds))
 
 
 def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from zoft.cli.bench.training_ways import TrainingWays
 from zoft.cli.config import parse_cli, user_errors
 from zoft.cli.output_files import make_output_dir, writing
+from zoft.errors import ConfigError
 
 PROG = "zoft-bench step"
 
@@ -45,6 +46,8 @@ def run(training: TrainingWays, options: StepArguments) -> None:
     Raises:
         ConfigError: An option is unknown or out of range.
     """
+    from torch import OutOfMemoryError
+
     from zoft.bench.step.ceilings import measure_ceilings
     from zoft.bench.step.measure import measure
     from zoft.bench.step.roofline import bound
@@ -66,7 +69,12 @@ def run(training: TrainingWays, options: StepArguments) -> None:
     measured = []
     for name in names:
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        measured.append(measure(workload, name, options.rounds))
+        try:
+            measured.append(measure(workload, name, options.rounds))
+        except OutOfMemoryError:
+            print(f"{PROG}: without {name}: the memory of {workload.device} is too small", file=sys.stderr, flush=True)
+    if not measured:
+        raise ConfigError("none of this fits into memory; give a smaller --model or --batch_size")
     # Once more, in case the machine was busy then.
     ceilings = ceilings.or_higher(measure_ceilings(workload.dtype, workload.device))
     results: list[dict[str, Any]] = [
