@@ -174,7 +174,7 @@ def add_product(
         rounding_step: See :func:`combine`.
         key: See :func:`add`.
     """
-    if _adding(span.out) is cuda:
+    if _adding(span.out) is cuda and cuda.can_multiply(left, right):
         cuda.add_product(span, left, right, decay, rounding, rounding_step, key)
         return
     out, base = span.out.view(-1), span.base.view(-1)
@@ -187,7 +187,7 @@ def add_product(
         part = slice(low - span.start, high - span.start)
         block = Span(out[part], base[part], span.parameter, low)
         total = product(rows, right).view(-1)[low - first : high - first]
-        reference.add(block, total, decay, rounding, rounding_step, key)
+        _adding(block.out).add(block, total, decay, rounding, rounding_step, key)
 
 
 def _adding(tensor: torch.Tensor) -> ModuleType:

@@ -273,31 +273,33 @@ def _products(left, right, first_row, rows, width, inner, element, place, code: 
     row = element // width
     column = (element - row * width).to(tl.int32) + place
     row = (row - first_row).to(tl.int32)
-    t0 = _product(left, right, row, column, rows, width, inner, code)
-    t1 = _product(left, right, row, column + LANES, rows, width, inner, code)
-    t2 = _product(left, right, row, column + 2 * LANES, rows, width, inner, code)
-    t3 = _product(left, right, row, column + 3 * LANES, rows, width, inner, code)
-    t4 = _product(left, right, row, column + 4 * LANES, rows, width, inner, code)
-    t5 = _product(left, right, row, column + 5 * LANES, rows, width, inner, code)
-    t6 = _product(left, right, row, column + 6 * LANES, rows, width, inner, code)
-    t7 = _product(left, right, row, column + 7 * LANES, rows, width, inner, code)
+    rows, width, inner = rows.to(tl.int32), width.to(tl.int32), inner.to(tl.int32)
+    per_width = 1.0 / width.to(tl.float32)
+    t0 = _product(left, right, row, column, rows, width, per_width, inner, code)
+    t1 = _product(left, right, row, column + LANES, rows, width, per_width, inner, code)
+    t2 = _product(left, right, row, column + 2 * LANES, rows, width, per_width, inner, code)
+    t3 = _product(left, right, row, column + 3 * LANES, rows, width, per_width, inner, code)
+    t4 = _product(left, right, row, column + 4 * LANES, rows, width, per_width, inner, code)
+    t5 = _product(left, right, row, column + 5 * LANES, rows, width, per_width, inner, code)
+    t6 = _product(left, right, row, column + 6 * LANES, rows, width, per_width, inner, code)
+    t7 = _product(left, right, row, column + 7 * LANES, rows, width, per_width, inner, code)
     return t0, t1, t2, t3, t4, t5, t6, t7
 
 
 @triton.jit
-def _product(left, right, row, column, rows, width, inner, code: tl.constexpr):
+def _product(left, right, row, column, rows, width, per_width, inner, code: tl.constexpr):
     """Sum from the first product to the last, each step rounded; beyond the left matrix, of one of its rows."""
     kind: tl.constexpr = tl.float64 if code == F64 else tl.float32
-    across = width.to(tl.int32)
-    down = column // across
-    row = tl.minimum(tl.maximum(row + down, 0), rows.to(tl.int32) - 1)
-    of_left = left.to(tl.pointer_type(kind)) + row.to(tl.int64) * inner
-    of_right = right.to(tl.pointer_type(kind)) + (column - down * across)
-    total = tl.load(of_left) * tl.load(of_right)
+    # Floored exactly: a quotient is half an element or more from a whole one (see zoft.noise.cuda for the limits).
+    down = ((column.to(tl.float32) + 0.5) * per_width).to(tl.int32)
+    of_left = tl.minimum(tl.maximum(row + down, 0), rows - 1) * inner
+    of_right = column - down * width
+    left, right = left.to(tl.pointer_type(kind)), right.to(tl.pointer_type(kind))
+    total = tl.load(left + of_left) * tl.load(right + of_right)
     for _ in range(1, inner):
-        of_left += 1
-        of_right += width
-        total += tl.load(of_left) * tl.load(of_right)
+        left += 1
+        right += width
+        total += tl.load(left + of_left) * tl.load(right + of_right)
     return total
 
 

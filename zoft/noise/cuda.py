@@ -19,6 +19,7 @@ from zoft.noise.spec import Distribution, Rounding, Span, Term
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
 _TOTAL, _PRODUCT = 2, 3
+_MAX_WIDTH, _MAX_FACTOR = 2**21, 2**31  # of a product, whose kernel counts in float32 and int32
 _TILE = spec.GAUSSIAN_TILE
 _TILES = 16  # of a group, which a program works on at once
 _WARPS = 4
@@ -88,6 +89,11 @@ def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, round
     """Fused version of :func:`zoft.noise.add`; see there."""
     total = total.contiguous()  # held until the launch
     _move([span], [(total.data_ptr(),)], _Call((), key, decay, rounding, rounding_step), _TOTAL)
+
+
+def can_multiply(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether :func:`add_product` can work on these matrices."""
+    return right.shape[1] < _MAX_WIDTH and max(left.numel(), right.numel()) < _MAX_FACTOR
 
 
 def add_product(
@@ -199,7 +205,7 @@ def _compiled(device: torch.device, code: int, what: int, stochastic: bool, tile
         "num_warps": _WARPS,
         "enable_fp_fusion": False,
     }  # the specification rounds each operation
-    if native and code != _DTYPE_CODE[torch.float64]:
+    if native and code != _DTYPE_CODE[torch.float64] and what in _DISTRIBUTION_CODE.values():
         options["maxnreg"] = _REGISTERS
     return _kernel().warmup(numbers, numbers, code, what, stochastic, tiles, native, grid=(1,), **options)
 

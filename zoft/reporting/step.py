@@ -40,7 +40,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
             (
                 one["name"],
                 f"{one['trained']:,}",
-                f"{one['step_seconds']:.3f} s",
+                f"{one['step_seconds']:.4g} s",
                 "-" if needs is None else str(needs),
                 f"{worth:.2f}",
                 "-" if needs is None else f"{worth / needs:.3f}",

@@ -49,7 +49,13 @@ def _lm_loss(model: nn.Module, ids: Tensor) -> Tensor:
     return conversation_losses(model, batch).mean()
 
 
-LOSSES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {"label": _label_loss, "lm": _lm_loss}
+def _own_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """The loss that the model itself returns, of all tokens, for which it makes all logits at once."""
+    loss: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False).loss
+    return loss
+
+
+LOSSES: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {"label": _label_loss, "lm": _lm_loss, "own": _own_loss}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Workload:
         batch_size: Rows.
         length: Tokens of each; none is padding.
         loss: ``label``: as zoft-train scores one-token options. ``lm``: as zoft-train scores all tokens.
+            ``own``: ``model(**batch).loss``.
         device: Where it runs.
     """
 

@@ -26,7 +26,11 @@ class TrainingWays:
     batch_size: int = field(default=16, metadata={"help": "Rows of the batch."})
     length: int = field(default=64, metadata={"help": "Tokens of each row."})
     loss: str = field(
-        default="label", metadata={"help": "label: one-token options after each row; lm: the loss of all tokens."}
+        default="label",
+        metadata={
+            "help": "label: one-token options after each row; lm: the loss of all tokens; own: the same, as the model "
+            "itself makes it, with all logits at once."
+        },
     )
     contenders: list[str] | None = field(
         default=None,
