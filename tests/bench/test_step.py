@@ -83,7 +83,7 @@ def test_ratios_are_to_the_forwards_that_a_step_needs() -> None:
     rest["roofline"] = {"shortest_seconds": 0.8, "bound_by": "memory", "times_shortest": 3.75}
     two = {"name": "mezo", "trained": 5, "forwards": 2, "step_seconds": 3.0, "forward_seconds": 1.0}
     rows = markdown([{**one, **rest}, {**two, **rest, "peak_bytes": 3 * 2**20}]).splitlines()
-    assert "| mezo | 5 | 3.000 s | 2 | 3.00 | 1.500 | 0.8 s, memory | 3.75 | 7 | 3 MiB = 3.000 x | - |" in rows
+    assert "| mezo | 5 | 3 s | 2 | 3.00 | 1.500 | 0.8 s, memory | 3.75 | 7 | 3 MiB = 3.000 x | - |" in rows
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_kernel_that_gives_other_bits_is_not_used(device: str, monkeypatch: py
         monkeypatch.setattr(kernel, "ROUNDS", type(kernel.ROUNDS)(9))
     else:  # Triton refuses to run a compiled kernel whose constants have changed
         launch = cuda._launch
-        monkeypatch.setattr(cuda, "_launch", lambda *args: (launch(*args), args[3].view(-1)[3:4].zero_()))
+        monkeypatch.setattr(cuda, "_launch", lambda *args: (launch(*args), args[2].view(-1)[3:4].zero_()))
     cuda._agrees.cache_clear()
     with pytest.warns(noise.cuda.ZoftWarning, match="do not give the specified bits"):
         assert not cuda._agrees(torch.device(device), torch.bfloat16)

@@ -257,7 +257,7 @@ def _given(sums, beyond, place, lowest, highest, code: tl.constexpr):
 
 @triton.jit
 def _products(left, right, first_row, rows, width, inner, element, place, code: tl.constexpr):
-    """Elements of a product of matrices, of the eight runs of lanes that a tile has.
+    """Elements of a product of matrices, of the eight runs of lanes that a tile has; each step of a sum is rounded.
 
     Args:
         left: Address of ``[rows, inner]``, float32 or float64.
@@ -270,37 +270,49 @@ def _products(left, right, first_row, rows, width, inner, element, place, code: 
         place: Of each element, counted from there.
         code: The weights' dtype.
     """
+    kind: tl.constexpr = tl.float64 if code == F64 else tl.float32
     row = element // width
     column = (element - row * width).to(tl.int32) + place
     row = (row - first_row).to(tl.int32)
     rows, width, inner = rows.to(tl.int32), width.to(tl.int32), inner.to(tl.int32)
     per_width = 1.0 / width.to(tl.float32)
-    t0 = _product(left, right, row, column, rows, width, per_width, inner, code)
-    t1 = _product(left, right, row, column + LANES, rows, width, per_width, inner, code)
-    t2 = _product(left, right, row, column + 2 * LANES, rows, width, per_width, inner, code)
-    t3 = _product(left, right, row, column + 3 * LANES, rows, width, per_width, inner, code)
-    t4 = _product(left, right, row, column + 4 * LANES, rows, width, per_width, inner, code)
-    t5 = _product(left, right, row, column + 5 * LANES, rows, width, per_width, inner, code)
-    t6 = _product(left, right, row, column + 6 * LANES, rows, width, per_width, inner, code)
-    t7 = _product(left, right, row, column + 7 * LANES, rows, width, per_width, inner, code)
+    l0, r0 = _operands(row, column, rows, width, per_width, inner)
+    l1, r1 = _operands(row, column + LANES, rows, width, per_width, inner)
+    l2, r2 = _operands(row, column + 2 * LANES, rows, width, per_width, inner)
+    l3, r3 = _operands(row, column + 3 * LANES, rows, width, per_width, inner)
+    l4, r4 = _operands(row, column + 4 * LANES, rows, width, per_width, inner)
+    l5, r5 = _operands(row, column + 5 * LANES, rows, width, per_width, inner)
+    l6, r6 = _operands(row, column + 6 * LANES, rows, width, per_width, inner)
+    l7, r7 = _operands(row, column + 7 * LANES, rows, width, per_width, inner)
+    left, right = left.to(tl.pointer_type(kind)), right.to(tl.pointer_type(kind))
+    t0 = tl.load(left + l0) * tl.load(right + r0)
+    t1 = tl.load(left + l1) * tl.load(right + r1)
+    t2 = tl.load(left + l2) * tl.load(right + r2)
+    t3 = tl.load(left + l3) * tl.load(right + r3)
+    t4 = tl.load(left + l4) * tl.load(right + r4)
+    t5 = tl.load(left + l5) * tl.load(right + r5)
+    t6 = tl.load(left + l6) * tl.load(right + r6)
+    t7 = tl.load(left + l7) * tl.load(right + r7)
+    for _ in tl.range(1, inner, loop_unroll_factor=1):
+        left += 1
+        right += width
+        t0 += tl.load(left + l0) * tl.load(right + r0)
+        t1 += tl.load(left + l1) * tl.load(right + r1)
+        t2 += tl.load(left + l2) * tl.load(right + r2)
+        t3 += tl.load(left + l3) * tl.load(right + r3)
+        t4 += tl.load(left + l4) * tl.load(right + r4)
+        t5 += tl.load(left + l5) * tl.load(right + r5)
+        t6 += tl.load(left + l6) * tl.load(right + r6)
+        t7 += tl.load(left + l7) * tl.load(right + r7)
     return t0, t1, t2, t3, t4, t5, t6, t7
 
 
 @triton.jit
-def _product(left, right, row, column, rows, width, per_width, inner, code: tl.constexpr):
-    """Sum from the first product to the last, each step rounded; beyond the left matrix, of one of its rows."""
-    kind: tl.constexpr = tl.float64 if code == F64 else tl.float32
+def _operands(row, column, rows, width, per_width, inner):
+    """Where the first factors of products are in each matrix; beyond the left one, in one of its rows."""
     # Floored exactly: a quotient is half an element or more from a whole one (see zoft.noise.cuda for the limits).
     down = ((column.to(tl.float32) + 0.5) * per_width).to(tl.int32)
-    of_left = tl.minimum(tl.maximum(row + down, 0), rows - 1) * inner
-    of_right = column - down * width
-    left, right = left.to(tl.pointer_type(kind)), right.to(tl.pointer_type(kind))
-    total = tl.load(left + of_left) * tl.load(right + of_right)
-    for _ in range(1, inner):
-        left += 1
-        right += width
-        total += tl.load(left + of_left) * tl.load(right + of_right)
-    return total
+    return tl.minimum(tl.maximum(row + down, 0), rows - 1) * inner, column - down * width
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,8 @@ from zoft.types import LossFn
 
 # On a CPU a block that stays in the last-level cache is never written to memory and read back.
 _CPU_BLOCK_BYTES = 8 * 2**20
+# On a GPU the scratch may have this share of what is trained, as a layer of a large model does.
+_GPU_SHARE = 1 / 32
 
 
 class StreamPlacement(Evaluated):
@@ -63,6 +65,7 @@ class StreamPlacement(Evaluated):
         """
         self._directions = directions
         self._scratch_bytes = scratch_bytes
+        self._gpu_bytes = max(scratch_bytes, int(_GPU_SHARE * sum(t.parameter.nbytes for t in trainables)))
         self._rings: dict[tuple[int, Kind], Ring] = {}
         self._depth = 0
         self._active: set[int] = set()  # ids of the parameters that are swapped at this moment
@@ -74,14 +77,20 @@ class StreamPlacement(Evaluated):
         self._may_have_units = units
         self._units: dict[nn.Module, list[nn.Module]] | None = None  # and the owners inside; found when first needed
         self._within: set[nn.Module] = set()  # owners whose unit runs at this moment
+        self._made: dict[tuple[nn.Module, int], _Swap] = {}  # of units at a depth, for the length of a session
 
     # --- the placement protocol -------------------------------------------------------------------------
 
-    def session(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def session(self) -> Iterator[None]:
         """See :class:`zoft.placement.Placement`."""
         if self._units is None:
             self._units = self._found_units()
-        return wrapped_forwards(list({**self._owners, **self._units}), self._wrapped)
+        with wrapped_forwards(list({**self._owners, **self._units}), self._wrapped):
+            try:
+                yield
+            finally:
+                self._made.clear()  # it holds weights, which may move elsewhere between steps
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
@@ -158,7 +167,7 @@ class StreamPlacement(Evaluated):
 
     def unit_bytes(self, device: torch.device) -> int:
         """Size in bytes up to which the weights of a module and of those inside it are perturbed at once."""
-        return self._scratch_bytes if self._may_have_units and device.type != "cpu" else 0
+        return self._gpu_bytes if self._may_have_units and device.type != "cpu" else 0
 
     def _found_units(self) -> dict[nn.Module, list[nn.Module]]:
         """Return the largest modules whose weights fit into the scratch together, with the owners inside each."""
@@ -203,7 +212,7 @@ class StreamPlacement(Evaluated):
             # A tied parameter may be swapped already, by a module around this one.
             uses = [use for use in self._uses(module) if id(use.parameter) not in self._active]
             whole, sliced = self._split(module, uses)
-            with self._swapped(whole) as buffers:
+            with self._perturbed(self._swap(whole)) as buffers:
                 if sliced:
                     with _Sliced(self, sliced):
                         output = original(*args, **kwargs)
@@ -219,8 +228,7 @@ class StreamPlacement(Evaluated):
                 self._called.add(module)
             if not self._terms or not self._within.isdisjoint(owners):  # called from within itself
                 return original(*args, **kwargs)
-            uses = {id(use.parameter): use for owner in owners for use in self._uses(owner)}
-            with self._swapped([use for key, use in uses.items() if key not in self._active]) as buffers:
+            with self._perturbed(self._unit_swap(module, owners)) as buffers:
                 self._within.update(owners)
                 try:
                     return _unaliased(original(*args, **kwargs), buffers)
@@ -242,26 +250,20 @@ class StreamPlacement(Evaluated):
 
     def block_bytes(self, device: torch.device) -> int:
         """Size in bytes up to which a matrix, or a block of its rows, is perturbed at once."""
-        return min(self._scratch_bytes, _CPU_BLOCK_BYTES) if device.type == "cpu" else self._scratch_bytes
+        return min(self._scratch_bytes, _CPU_BLOCK_BYTES) if device.type == "cpu" else self._gpu_bytes
 
-    @contextmanager
-    def _swapped(self, uses: Sequence[_Use]) -> Iterator[list[torch.Tensor]]:
+    def _unit_swap(self, module: nn.Module, owners: Sequence[nn.Module]) -> _Swap:
+        """Return a unit's exchange, made once a session: with many small weights that takes longer than the noise."""
+        swap = self._made.get((module, self._depth))
+        if swap is None or not self._active.isdisjoint(swap.ids):
+            uses = {id(use.parameter): use for owner in owners for use in self._uses(owner)}
+            swap = self._swap([use for key, use in uses.items() if key not in self._active])
+            self._made[module, self._depth] = swap
+        return swap
+
+    def _swap(self, uses: Sequence[_Use]) -> _Swap:
+        """Return the exchange of weights for places in the scratch."""
         weights = [use.parameter.data for use in uses]
-        spans, buffers = self._perturb(uses, weights)
-        self._depth += 1
-        self._active.update(id(use.parameter) for use in uses)
-        try:
-            for use, span in zip(uses, spans, strict=True):
-                use.parameter.data = span.out
-            yield buffers
-        finally:
-            for use, weight in zip(uses, weights, strict=True):
-                use.parameter.data = weight
-            self._active.difference_update(id(use.parameter) for use in uses)
-            self._depth -= 1
-
-    def _perturb(self, uses: Sequence[_Use], weights: Sequence[torch.Tensor]) -> tuple[list[Span], list[torch.Tensor]]:
-        """Return where each weight is written, perturbed, and the buffers that these places are in."""
         of_kind: dict[Kind, list[int]] = {}
         for place, weight in enumerate(weights):
             of_kind.setdefault(Kind(weight.device, weight.dtype), []).append(place)
@@ -272,13 +274,29 @@ class StreamPlacement(Evaluated):
             buffers.append(ring.buffer)
             for place, out in zip(places, ring.take_shaped(shapes), strict=True):
                 outs[place] = out
+        parameters = [use.parameter for use in uses]
         spans = [
             Span(out, weight.contiguous(), use.trainable.number)
             for out, weight, use in zip(outs, weights, uses, strict=True)
         ]
-        if spans:
-            self._directions.combine(spans, self._terms)
-        return spans, buffers
+        return _Swap(parameters, weights, spans, buffers, frozenset(map(id, parameters)))
+
+    @contextmanager
+    def _perturbed(self, swap: _Swap) -> Iterator[list[torch.Tensor]]:
+        """Hold the parameters at perturbed values; give the buffers that these are in."""
+        if swap.spans:
+            self._directions.combine(swap.spans, self._terms)
+        self._depth += 1
+        self._active |= swap.ids
+        try:
+            for parameter, span in zip(swap.parameters, swap.spans, strict=True):
+                parameter.data = span.out
+            yield swap.buffers
+        finally:
+            for parameter, weight in zip(swap.parameters, swap.weights, strict=True):
+                parameter.data = weight
+            self._active -= swap.ids
+            self._depth -= 1
 
     def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a flat buffer of ``numel`` elements, the caller's until the next call at this nesting depth."""
@@ -288,7 +306,7 @@ class StreamPlacement(Evaluated):
         ring = self._rings.get((self._depth, kind))
         if ring is None or ring.buffer.numel() < numel:
             size = numel * kind.dtype.itemsize
-            if size > self._scratch_bytes:
+            if size > max(self._scratch_bytes, self.block_bytes(kind.device)):
                 warnings.warn(
                     f"placement 'stream' needs {size / 2**20:.0f} MiB of scratch for one module whose weights it "
                     f"cannot take in row blocks, more than scratch_mib={self._scratch_bytes / 2**20:.0f}.",
@@ -340,6 +358,16 @@ class StreamPlacement(Evaluated):
         out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         self._directions.combine([Span(out, weight.contiguous(), trainable.number)], self._terms)
         return out
+
+
+class _Swap(NamedTuple):
+    """Parameters, their own values, where perturbed ones are written, the buffers of these places, and their ids."""
+
+    parameters: list[nn.Parameter]
+    weights: list[torch.Tensor]
+    spans: list[Span]
+    buffers: list[torch.Tensor]
+    ids: frozenset[int]
 
 
 class _Use(NamedTuple):
