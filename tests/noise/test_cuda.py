@@ -170,19 +170,21 @@ def test_no_direction_leaves_the_weights_to_decay(device: str, count: int) -> No
     assert torch.equal(out, base * 0.25)
 
 
-def test_a_kernel_that_gives_other_bits_is_not_used(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda._agrees.cache_clear()
-    assert cuda._agrees(torch.device(device), torch.bfloat16)
-    if device == "cpu":
+@pytest.mark.parametrize("check", ["_agrees", "_adds"])
+def test_a_kernel_that_gives_other_bits_is_not_used(device: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agrees = getattr(cuda, check)
+    agrees.cache_clear()
+    assert agrees(torch.device(device), torch.bfloat16)
+    if device == "cpu" and check == "_agrees":
         kernel = sys.modules[KERNEL]
         monkeypatch.setattr(kernel, "ROUNDS", type(kernel.ROUNDS)(9))
-    else:  # Triton refuses to run a compiled kernel whose constants have changed
+    else:  # on a GPU Triton refuses to run a compiled kernel whose constants have changed
         launch = cuda._launch
         monkeypatch.setattr(cuda, "_launch", lambda *args: (launch(*args), args[2].view(-1)[3:4].zero_()))
-    cuda._agrees.cache_clear()
+    agrees.cache_clear()
     with pytest.warns(noise.cuda.ZoftWarning, match="do not give the specified bits"):
-        assert not cuda._agrees(torch.device(device), torch.bfloat16)
-    cuda._agrees.cache_clear()
+        assert not agrees(torch.device(device), torch.bfloat16)
+    agrees.cache_clear()
 
 
 @pytest.mark.gpu

@@ -192,7 +192,7 @@ def add_product(
 
 def _adding(tensor: torch.Tensor) -> ModuleType:
     """Pick the implementation of :func:`add` for a tensor."""
-    return cuda if cuda.supports(tensor) else reference
+    return cuda if cuda.supports_adding(tensor) else reference
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

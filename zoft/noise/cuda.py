@@ -6,7 +6,7 @@ import struct
 import warnings
 from array import array
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -36,12 +36,18 @@ def supports(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype in _DTYPE_CODE and _agrees(tensor.device, tensor.dtype)
 
 
+def supports_adding(tensor: torch.Tensor) -> bool:
+    """Whether also :func:`add` and :func:`add_product` can work on this tensor, and do so to the bit; tried once too."""
+    return supports(tensor) and _adds(tensor.device, tensor.dtype)
+
+
 @cache
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Hold the kernels against the reference: a compiler that rounds otherwise would break replays silently."""
     if find_spec("triton") is None:
         return False
-    base = torch.linspace(-3.0, 3.0, 3 * _TILE + 5, dtype=torch.float64, device=device).to(dtype)
+    base = _trial(device, dtype)
+    same = []
     for distribution in spec.DISTRIBUTIONS:
         results = []
         for backend_combine in (combine, reference.combine):
@@ -57,16 +63,40 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
                 rounding_step=1,
             )
             results.append(out)
-        if not torch.equal(*results):
-            warnings.warn(
-                f"the Triton kernels do not give the specified bits for {dtype} on {device}, so the plain torch "
-                "reference takes their place, which is much slower. Please report it with your versions of triton, "
-                "torch and the driver.",
-                ZoftWarning,
-                stacklevel=2,
-            )
-            return False
-    return True
+        same.append(torch.equal(*results))
+    return _says(all(same), device, dtype)
+
+
+@cache
+def _adds(device: torch.device, dtype: torch.dtype) -> bool:
+    """See :func:`_agrees`."""
+    base, width = _trial(device, dtype), 300
+    span_of = partial(Span, base=base, parameter=3, start=2 * width + 7)
+    numbers = _trial(device, spec.compute_dtype(base))
+    left, right = numbers[:12].view(4, 3), numbers[-3 * width :].view(3, width)
+    total = reference.product(left, right).view(-1)[7:][: base.numel()]
+    given, multiplied, expected = (torch.empty_like(base) for _ in range(3))
+    key = spec.run_key(0)
+    add(span_of(given), total, 0.999, "stochastic", 1, key)
+    add_product(span_of(multiplied), left, right, 0.999, "stochastic", 1, key)
+    reference.add(span_of(expected), total, 0.999, "stochastic", 1, key)
+    return _says(torch.equal(given, expected) and torch.equal(multiplied, expected), device, dtype)
+
+
+def _trial(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.linspace(-3.0, 3.0, 4 * _TILE + 5, dtype=torch.float64, device=device).to(dtype)
+
+
+def _says(agrees: bool, device: torch.device, dtype: torch.dtype) -> bool:
+    if not agrees:
+        warnings.warn(
+            f"the Triton kernels do not give the specified bits for {dtype} on {device}, so the plain torch reference "
+            "takes their place, which is much slower. Please report it with your versions of triton, torch and the "
+            "driver.",
+            ZoftWarning,
+            stacklevel=4,
+        )
+    return agrees
 
 
 def combine(
