@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from zoft.bench.step.contenders import DEFAULT, contender
-from zoft.bench.step.measure import _measure
+from zoft.bench.step.measure import Figures, _joules_per, _measure
+from zoft.bench.step.roofline import Ceilings
 from zoft.bench.step.workload import SHAPES, Workload
 from zoft.cli.bench.step import main
 from zoft.errors import ConfigError
@@ -57,13 +59,13 @@ def test_a_step_takes_the_forwards_that_it_is_said_to_need(name: str) -> None:
     assert len(calls) == chosen.forwards
 
 
-@pytest.mark.parametrize("loss", ["label", "lm"])
-def test_both_losses_are_those_of_their_definition(loss: str) -> None:
+@pytest.mark.parametrize("loss", ["label", "lm", "own"])
+def test_losses_are_those_of_their_definition(loss: str) -> None:
     model, value = Workload(**SMALL, loss=loss).load("full")
     ids = torch.randint(VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = model(input_ids=ids).logits
-        if loss == "lm":
+        if loss != "label":
             expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         else:
             expected = -logits[:, -1, [5, 6]].log_softmax(-1)[:, 0].mean()
@@ -116,3 +118,35 @@ def test_the_command_writes_table_json_and_plot(tmp_path: Path, capsys: pytest.C
     assert content["ceilings"]["flops_per_second"] > 0 < content["results"][0]["roofline"]["times_shortest"]
     for name in ("step.png", "roofline.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_energy_is_counted_over_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's counter stands still for longer than a short step takes."""
+    used: list[int] = []
+    monkeypatch.setattr("zoft.bench.step.measure.joules", lambda device: 100.0 + 3.0 * len(used))
+    assert _joules_per(lambda: used.append(1), torch.device("cpu"), 20) == 3.0
+    assert len(used) == 20
+    monkeypatch.setattr("zoft.bench.step.measure.joules", lambda device: None)
+    assert _joules_per(lambda: used.append(1), torch.device("cpu"), 20) is None
+
+
+def test_a_way_of_training_that_does_not_fit_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(workload: Workload, name: str, rounds: int) -> Figures:
+        if name in too_large:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Figures(**_measure(asdict(workload), name, rounds))
+
+    monkeypatch.setattr("zoft.bench.step.measure.measure", measured)
+    monkeypatch.setattr("zoft.bench.step.ceilings.measure_ceilings", lambda dtype, device: Ceilings(1e12, 1e11))
+    flags = ["--model", "shape:tiny", "--batch_size", "2", "--length", "8", "--rounds", "1", "--device", "cpu"]
+    too_large = {"adamw"}
+    main([*flags, "--contenders", "forward", "adamw"])
+    out, err = capsys.readouterr()
+    assert "| forward |" in out and "| adamw |" not in out
+    assert "without adamw: the memory of cpu is too small" in err
+    too_large = {"forward", "adamw"}
+    with pytest.raises(SystemExit):
+        main([*flags, "--contenders", "forward", "adamw"])
+    assert "none of this fits into memory" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def supports(tensor: torch.Tensor) -> bool:
 
 
 def supports_adding(tensor: torch.Tensor) -> bool:
-    """Whether also :func:`add` and :func:`add_product` can work on this tensor, and do so to the bit; tried once too."""
+    """Whether :func:`add` and :func:`add_product` can work on this tensor, to the bit; see :func:`supports`."""
     return supports(tensor) and _adds(tensor.device, tensor.dtype)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ from zoft.bench.step.timing import seconds_of
 from zoft.bench.step.workload import Workload
 
 __all__ = ["Figures", "measure"]
+
+_ENERGY_SECONDS = 1.0  # of steps whose energy is counted together: a GPU brings its counter up to date now and then
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,12 @@ def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[
     count = chosen.forwards or 1
     forwards = [seconds_of(forward, device, count) / count]
     meter = MemoryMeter(device)
-    steps, energies = [], []
+    steps = []
     for _ in range(rounds):
-        before = joules(device)
         steps.append(seconds_of(step, device))
-        after = joules(device)
-        if before is not None and after is not None:
-            energies.append(after - before)
         forwards.append(seconds_of(forward, device, count) / count)
     step_seconds = statistics.median(steps)
+    peak = meter.peak_bytes()
     return asdict(
         Figures(
             name=name,
@@ -108,11 +109,20 @@ def _measure(workload_settings: dict[str, Any], name: str, rounds: int) -> dict[
             forward_seconds=statistics.median(forwards),
             step_seconds_all=steps,
             tokens_per_second=workload.tokens / step_seconds,
-            peak_bytes=meter.peak_bytes(),
-            joules_per_step=statistics.median(energies) if energies else None,
+            peak_bytes=peak,
+            joules_per_step=_joules_per(step, device, math.ceil(_ENERGY_SECONDS / step_seconds)),
             forward_flops=plain.flops,
             forward_bytes=plain.bytes,
             step_flops=least.flops,
             step_bytes=least.bytes,
         )
     )
+
+
+def _joules_per(step: Callable[[], object], device: torch.device, times: int) -> float | None:
+    before = joules(device)
+    if before is None:
+        return None
+    seconds_of(step, device, times)
+    after = joules(device)
+    return None if after is None else (after - before) / times
