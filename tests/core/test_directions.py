@@ -58,7 +58,8 @@ def test_any_cut_of_a_weight_gives_the_bits_of_the_whole(
             assert parameter != 0 or not torch.equal(whole, trainable.parameter)  # a mask may hide a short vector
             assert torch.equal(added(opt, parameter, [size // 3, size // 3 + 1, size - 2], **options), whole)
             with monkeypatch.context() as patch:
-                patch.setattr(blocks, "_BLOCK", 17)
+                patch.setattr(blocks, "block_size", lambda device: 17)
+                patch.setattr("zoft.noise._PRODUCT_BLOCK", 17)
                 assert torch.equal(added(opt, parameter, [], **options), whole)
 
 

@@ -156,9 +156,9 @@ def test_products_are_added_as_the_reference_adds_them(
     right = weights(inner * width, noise.compute_dtype(base), device).view(inner, width)
     numbers = {"decay": 0.9990234, "rounding": "stochastic", "rounding_step": 5, "key": KEY}
     fused, blocks = torch.full_like(base, float("nan")), torch.full_like(base, float("nan"))
-    cuda.add_product(Span(fused, base, 3, start), left, right, **numbers)
+    cuda.add_products([(Span(fused, base, 3, start), left, right)], **numbers)
     monkeypatch.setattr(noise.cuda, "supports", lambda tensor: False)
-    noise.add_product(Span(blocks, base, 3, start), left, right, **numbers)
+    noise.add_products([Span(blocks, base, 3, start)], [left], [right], **numbers)
     assert_same_bits(fused, blocks)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -15,8 +16,32 @@ from zoft.noise import Span, Term
 _CPU = torch.device("cpu")
 
 
+class Place(NamedTuple):
+    """Some rows of a matrix.
+
+    Attributes:
+        parameter: The matrix.
+        low: Its first row.
+        high: The row behind its last.
+        shape: Of the matrix.
+    """
+
+    parameter: int
+    low: int
+    high: int
+    shape: torch.Size
+
+
 class Factors(Protocol):
     """Where the two factors of ``z = left @ right^T`` come from: the same bits on every device."""
+
+    def lefts(self, term: Term, places: Sequence[Place], device: torch.device) -> list[torch.Tensor]:
+        """Return :meth:`left` of many matrices."""
+        return [self.left(term, *place, device) for place in places]
+
+    def rights(self, term: Term, places: Sequence[Place], device: torch.device) -> list[torch.Tensor]:
+        """Return :meth:`right` of many matrices."""
+        return [self.right(term, place.parameter, place.shape, device) for place in places]
 
     def left(
         self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
@@ -30,23 +55,32 @@ class Factors(Protocol):
         """Return how many float32 numbers are kept for a matrix of this shape."""
 
 
-def factor(
-    directions: DenseDirections,
-    term: Term,
-    parameter: int,
-    start: int,
-    rows: int,
-    rank: int,
-    device: torch.device = _CPU,
-) -> torch.Tensor:
-    """Return noise as a ``[rows, rank]`` float32 matrix that begins at element ``start`` of an address."""
-    z = torch.zeros(rows, rank, device=device)
-    directions.combine([Span(z, z, parameter, start)], [Term(term.step, term.query, 1.0)])
-    return z
+class Address(NamedTuple):
+    """Where the noise of a factor begins, and how many rows it has."""
+
+    parameter: int
+    start: int
+    rows: int
+
+
+def factors(
+    directions: DenseDirections, term: Term, addresses: Sequence[Address], rank: int, device: torch.device = _CPU
+) -> list[torch.Tensor]:
+    """Return noise as float32 matrices ``[rows, rank]``, all made at once."""
+    whole = torch.zeros(sum(address.rows for address in addresses), rank, device=device)
+    parts = list(torch.split(whole, [address.rows for address in addresses]))
+    spans = [Span(z, z, address.parameter, address.start) for z, address in zip(parts, addresses, strict=True)]
+    directions.combine(spans, [Term(term.step, term.query, 1.0)])
+    return parts
+
+
+def factor(directions: DenseDirections, term: Term, parameter: int, start: int, rows: int, rank: int) -> torch.Tensor:
+    """Return noise as a ``[rows, rank]`` float32 matrix that begins at element ``start`` of an address, on the CPU."""
+    return factors(directions, term, [Address(parameter, start, rows)], rank)[0]
 
 
 @dataclass(frozen=True)
-class GivenFactors:
+class GivenFactors(Factors):
     """The factors of one matrix, at hand.
 
     Attributes:
@@ -73,7 +107,7 @@ class GivenFactors:
 
 
 @dataclass(frozen=True)
-class NoiseFactors:
+class NoiseFactors(Factors):
     """Both factors are noise: ``z = U V^T / sqrt(rank)``, whose elements have mean 0 and variance 1.
 
     Attributes:
@@ -86,28 +120,38 @@ class NoiseFactors:
     rank: int
     period: int | None
 
-    def left(
-        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
-    ) -> torch.Tensor:
+    def lefts(self, term: Term, places: Sequence[Place], device: torch.device) -> list[torch.Tensor]:
         """See :class:`Factors`."""
-        rank = self.rank
-        left = factor(self.dense, term, parameter, low * rank, high - low, rank, device)
+        addresses = [Address(place.parameter, place.low * self.rank, place.high - place.low) for place in places]
+        made = factors(self.dense, term, addresses, self.rank, device)
         # By a tensor: by a number, torch would multiply by its inverse on a GPU.
-        return left / torch.full((), math.sqrt(rank), device=device)
+        root = torch.full((), math.sqrt(self.rank), device=device)
+        return [left.div_(root) for left in made]
 
-    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
+    def rights(self, term: Term, places: Sequence[Place], device: torch.device) -> list[torch.Tensor]:
         """See :class:`Factors`."""
         if self.period is not None:
             term = Term(term.step // self.period * self.period, 0, 1.0)
         # Behind the elements of U, which may be of the same step and query.
-        return factor(self.dense, term, parameter, shape[0] * self.rank, shape[1], self.rank, device)
+        addresses = [Address(place.parameter, place.shape[0] * self.rank, place.shape[1]) for place in places]
+        return factors(self.dense, term, addresses, self.rank, device)
+
+    def left(
+        self, term: Term, parameter: int, low: int, high: int, shape: torch.Size, device: torch.device = _CPU
+    ) -> torch.Tensor:
+        """See :class:`Factors`."""
+        return self.lefts(term, [Place(parameter, low, high, shape)], device)[0]
+
+    def right(self, term: Term, parameter: int, shape: torch.Size, device: torch.device = _CPU) -> torch.Tensor:
+        """See :class:`Factors`."""
+        return self.rights(term, [Place(parameter, 0, shape[0], shape)], device)[0]
 
     def state_size(self, shape: torch.Size) -> int:
         """Nothing."""
         return 0
 
 
-class OrthonormalFactors:
+class OrthonormalFactors(Factors):
     """``z = s U Z V^T``: U and V have orthonormal columns and last for some steps, Z is noise ``[rank, rank]``.
 
     ``s = sqrt(rows * columns) / rank`` makes the elements' mean square 1, as that of dense noise is.

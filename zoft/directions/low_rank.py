@@ -9,7 +9,7 @@ import torch
 
 from zoft import noise
 from zoft.directions.dense import DenseDirections
-from zoft.directions.factors import Factors
+from zoft.directions.factors import Factors, Place
 from zoft.directions.stateless import Stateless
 from zoft.noise import Rounding, Span, Term
 from zoft.parameters import Trainable
@@ -55,19 +55,34 @@ class LowRankDirections(Stateless):
         others = [span for span in spans if span.parameter not in numbers]
         if others:
             self.dense.combine(others, terms, decay=decay, rounding=rounding, rounding_step=rounding_step)
-        for span in matrices:
-            shape, device = self.shapes[span.parameter], span.base.device
-            first, last = rows_of(span, shape[1])
-            lefts = [self.factors.left(term, span.parameter, first, last, shape, device) for term in terms]
-            rights = [self.factors.right(term, span.parameter, shape, device) for term in terms]
-            noise.add_product(
-                span,
-                *_stacked(terms, lefts, rights, span.base),
+        for device in dict.fromkeys(span.base.device for span in matrices):
+            there = [span for span in matrices if span.base.device == device]
+            noise.add_products(
+                there,
+                *self._stacked(there, terms, device),
                 decay=decay,
                 rounding=rounding,
                 rounding_step=rounding_step,
                 key=self.dense.key,
             )
+
+    def _stacked(
+        self, spans: Sequence[Span], terms: Sequence[Term], device: torch.device
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the matrices whose products are the sums of directions, of each span's rows: left ones, right ones."""
+        places = []
+        for span in spans:
+            shape = self.shapes[span.parameter]
+            places.append(Place(span.parameter, *rows_of(span, shape[1]), shape))
+        lefts = [self.factors.lefts(term, places, device) for term in terms]
+        rights = [self.factors.rights(term, places, device) for term in terms]
+        pairs = [
+            stacked(terms, of_span, their_rights, span.base)
+            for span, of_span, their_rights in zip(
+                spans, zip(*lefts, strict=True), zip(*rights, strict=True), strict=True
+            )
+        ]
+        return [left for left, _ in pairs], [right for _, right in pairs]
 
     def factored(self, parameter: int, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """See :class:`zoft.directions.Directions`."""
@@ -85,11 +100,13 @@ class LowRankDirections(Stateless):
         """See :func:`zoft.noise.combine_rows`."""
         if not rows.numel():
             return
-        picked = rows.cpu().to(torch.int64)
-        low, high = int(picked.min()), int(picked.max()) + 1
-        shape = base.shape
-        lefts = [self.factors.left(term, parameter, low, high, shape)[picked - low] for term in terms]
-        rights = [self.factors.right(term, parameter, shape) for term in terms]
+        shape, device = base.shape, base.device
+        if device.type == "cpu":
+            low, high = int(rows.min()), int(rows.max()) + 1
+        else:  # without waiting for the device to say which
+            low, high = 0, shape[0]
+        lefts = [self.factors.left(term, parameter, low, high, shape, device)[rows - low] for term in terms]
+        rights = [self.factors.right(term, parameter, shape, device) for term in terms]
         total = weighted_sum(terms, lefts, rights, base[rows])
         out.copy_(base[rows].to(total.dtype) + total)
 
@@ -100,10 +117,10 @@ def weighted_sum(
     """Return ``sum coefficient * left @ right^T``, ``[rows, columns]``, in the precision of weights like ``like``."""
     if not terms:
         return torch.zeros((), dtype=noise.compute_dtype(like), device=like.device).expand(like.shape)
-    return noise.product(*_stacked(terms, lefts, rights, like))
+    return noise.product(*stacked(terms, lefts, rights, like))
 
 
-def _stacked(
+def stacked(
     terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the matrices whose product is :func:`weighted_sum`, ``[rows, n]`` and ``[n, columns]``."""

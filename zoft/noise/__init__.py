@@ -39,7 +39,7 @@ __all__ = [
     "Span",
     "Term",
     "add",
-    "add_product",
+    "add_products",
     "check_distribution",
     "combine",
     "combine_rows",
@@ -152,31 +152,47 @@ def add(span: Span, total: torch.Tensor, *, decay: float, rounding: Rounding, ro
     _adding(span.out).add(span, total, decay, rounding, rounding_step, key)
 
 
-def add_product(
-    span: Span,
-    left: torch.Tensor,
-    right: torch.Tensor,
+def add_products(
+    spans: Sequence[Span],
+    lefts: Sequence[torch.Tensor],
+    rights: Sequence[torch.Tensor],
     *,
     decay: float,
     rounding: Rounding,
     rounding_step: int,
     key: int,
 ) -> None:
-    """Write ``round(decay * base + left @ right)`` to ``out``; the product as :func:`product` has it, never whole.
+    """Write ``round(decay * base + left @ right)`` to every ``out``; products as :func:`product` has them, never whole.
 
     Args:
-        span: Where to read and write: a part of a matrix, of any number of elements.
-        left: ``[n, k]``, k >= 1: the rows of the left matrix in which the span has elements; float32 (float64 for
-            float64 weights), on the span's device.
-        right: ``[k, width]``, likewise.
+        spans: Where to read and write: parts of matrices, of any number of elements, all on one device.
+        lefts: For each, ``[n, k]``, k >= 1: the rows of the left matrix in which the span has elements; float32
+            (float64 for float64 weights), on that device.
+        rights: For each, ``[k, width]``, likewise.
         decay: Factor on the old weights.
         rounding: See :func:`combine`.
         rounding_step: See :func:`combine`.
         key: See :func:`add`.
     """
-    if _adding(span.out) is cuda and cuda.can_multiply(left, right):
-        cuda.add_product(span, left, right, decay, rounding, rounding_step, key)
-        return
+    fused: dict[torch.dtype, list[tuple[Span, torch.Tensor, torch.Tensor]]] = {}
+    for span, left, right in zip(spans, lefts, rights, strict=True):
+        if _adding(span.out) is cuda and cuda.can_multiply(left, right):
+            fused.setdefault(span.out.dtype, []).append((span, left, right))
+        else:
+            _add_product(span, left, right, decay, rounding, rounding_step, key)
+    for of_dtype in fused.values():
+        cuda.add_products(of_dtype, decay, rounding, rounding_step, key)
+
+
+def _add_product(
+    span: Span,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    decay: float,
+    rounding: Rounding,
+    rounding_step: int,
+    key: int,
+) -> None:
     out, base = span.out.view(-1), span.base.view(-1)
     width, stop = right.shape[1], span.start + out.numel()
     step = max(1, _PRODUCT_BLOCK // width)

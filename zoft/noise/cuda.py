@@ -37,7 +37,7 @@ def supports(tensor: torch.Tensor) -> bool:
 
 
 def supports_adding(tensor: torch.Tensor) -> bool:
-    """Whether :func:`add` and :func:`add_product` can work on this tensor, to the bit; see :func:`supports`."""
+    """Whether :func:`add` and :func:`add_products` can work on this tensor, to the bit; see :func:`supports`."""
     return supports(tensor) and _adds(tensor.device, tensor.dtype)
 
 
@@ -78,7 +78,7 @@ def _adds(device: torch.device, dtype: torch.dtype) -> bool:
     given, multiplied, expected = (torch.empty_like(base) for _ in range(3))
     key = spec.run_key(0)
     add(span_of(given), total, 0.999, "stochastic", 1, key)
-    add_product(span_of(multiplied), left, right, 0.999, "stochastic", 1, key)
+    add_products([(span_of(multiplied), left, right)], 0.999, "stochastic", 1, key)
     reference.add(span_of(expected), total, 0.999, "stochastic", 1, key)
     return _says(torch.equal(given, expected) and torch.equal(multiplied, expected), device, dtype)
 
@@ -122,24 +122,24 @@ def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, round
 
 
 def can_multiply(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether :func:`add_product` can work on these matrices."""
+    """Whether :func:`add_products` can work on these matrices."""
     return right.shape[1] < _MAX_WIDTH and max(left.numel(), right.numel()) < _MAX_FACTOR
 
 
-def add_product(
-    span: Span,
-    left: torch.Tensor,
-    right: torch.Tensor,
+def add_products(
+    parts: Sequence[tuple[Span, torch.Tensor, torch.Tensor]],
     decay: float,
     rounding: Rounding,
     rounding_step: int,
     key: int,
 ) -> None:
-    """Fused version of :func:`zoft.noise.add_product`; see there."""
-    left, right = left.contiguous(), right.contiguous()
-    (rows, inner), width = left.shape, right.shape[1]
-    numbers = left.data_ptr(), right.data_ptr(), width, inner, span.start // width, rows
-    _move([span], [numbers], _Call((), key, decay, rounding, rounding_step), _PRODUCT)
+    """Fused version of :func:`zoft.noise.add_products`, for spans of one dtype with their matrices."""
+    held = [(span, left.contiguous(), right.contiguous()) for span, left, right in parts]  # until the launch
+    more = []
+    for span, left, right in held:
+        (rows, inner), width = left.shape, right.shape[1]
+        more.append((left.data_ptr(), right.data_ptr(), width, inner, span.start // width, rows))
+    _move([span for span, _, _ in held], more, _Call((), key, decay, rounding, rounding_step), _PRODUCT)
 
 
 class _Call(NamedTuple):
