@@ -42,31 +42,50 @@ def _fit(one: Mapping[str, Any]) -> str:
 
 
 def plot(results: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str, Any]], title: str, file: Path) -> None:
-    """Draw the ratio against parameters, and time against tokens with the fitted power, and write the PNG file."""
+    """Draw the ratio against parameters, and time against tokens with the fitted power: of these what grows.
+
+    Args:
+        results: As in growth.json.
+        exponents: As in growth.json.
+        title: Above the plot.
+        file: Of PNG, to be written.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for at, name in enumerate(dict.fromkeys(one["name"] for one in results)):
-        colour = f"C{at % 10}"
-        grown = _sorted(results, name, "parameters")
-        left.semilogx(*_columns(grown, "parameters", "ratio"), "o-", color=colour, label=name)
-        grown = _sorted(results, name, "tokens")
-        tokens, seconds = _columns(grown, "tokens", "step_seconds")
-        power = next((one["step"] for one in exponents if (one["along"], one["name"]) == ("tokens", name)), None)
-        if power is None:
-            right.loglog(tokens, seconds, "o", color=colour, label=name)
-            continue
-        right.loglog(tokens, seconds, "o", color=colour, label=f"{name}: tokens^{power:.2f}")
-        right.loglog(tokens, _fitted(tokens, seconds, power), color=colour, alpha=0.6)
-    left.axhline(1, color="black", linewidth=0.8)
-    left.set(xlabel="parameters", ylabel="time of a step / that of its forwards")
-    right.set(xlabel="tokens of the batch", ylabel="seconds a step")
-    for axes in (left, right):
+    draws = {"parameters": _draw_ratios, "tokens": _draw_times}
+    grown = {along: len({one[along] for one in results if one["along"] == along}) for along in draws}
+    drawn = [along for along in draws if grown[along] > 1] or [along for along in draws if grown[along]]
+    figure = Figure(figsize=(5 * len(drawn), 4.2), layout="constrained")
+    for axes, along in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        draws[along](axes, results, exponents)
         axes.grid(which="both", alpha=0.3)
         axes.legend(fontsize="small")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="medium", wrap=True)
     figure.savefig(file, dpi=150)
+
+
+def _draw_ratios(axes: Any, results: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str, Any]]) -> None:
+    for colour, name in _coloured(results):
+        axes.semilogx(
+            *_columns(_sorted(results, name, "parameters"), "parameters", "ratio"), "o-", color=colour, label=name
+        )
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(xlabel="parameters", ylabel="time of a step / that of its forwards")
+
+
+def _draw_times(axes: Any, results: Sequence[Mapping[str, Any]], exponents: Sequence[Mapping[str, Any]]) -> None:
+    for colour, name in _coloured(results):
+        tokens, seconds = _columns(_sorted(results, name, "tokens"), "tokens", "step_seconds")
+        power = next((one["step"] for one in exponents if (one["along"], one["name"]) == ("tokens", name)), None)
+        label = name if power is None else f"{name}: tokens^{power:.2f}"
+        axes.loglog(tokens, seconds, "o", color=colour, label=label)
+        if power is not None:
+            axes.loglog(tokens, _fitted(tokens, seconds, power), color=colour, alpha=0.6)
+    axes.set(xlabel="tokens of the batch", ylabel="seconds a step")
+
+
+def _coloured(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(f"C{at % 10}", name) for at, name in enumerate(dict.fromkeys(one["name"] for one in results))]
 
 
 def _sorted(results: Sequence[Mapping[str, Any]], name: str, along: str) -> list[Mapping[str, Any]]:
