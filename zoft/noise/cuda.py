@@ -26,7 +26,7 @@ _WARPS, _PRODUCT_WARPS = 4, 8
 _REGISTERS = 96  # of a thread, so that 20 warps fit into a multiprocessor
 _ENOUGH_PROGRAMS = 2048  # to fill a device; beyond that a program has several groups, up to
 _MOST_GROUPS = 8
-_KEPT = 4096  # tables of numbers on devices; they have some hundred bytes
+_KEPT, _KEPT_NUMBERS = 4096, 512  # tables that stay on devices, and how long they may be: 16 MiB at most
 _FIELDS, _OWN_FIELDS = 12, 6  # numbers of a work item, and of its span; see zoft.noise._triton_kernel
 _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 
@@ -231,10 +231,8 @@ def _launch(
 def _compiled(device: torch.device, code: int, what: int, stochastic: bool, tiles: int, native: bool) -> Any:
     """Compile the kernel for the current device, to launch it without what Triton looks up anew at each launch."""
     numbers = torch.empty(2, dtype=torch.int64, device=device)
-    options: dict[str, Any] = {
-        "num_warps": _WARPS,
-        "enable_fp_fusion": False,
-    }  # the specification rounds each operation
+    # The specification rounds each operation, so none are fused.
+    options: dict[str, Any] = {"num_warps": _PRODUCT_WARPS if what == _PRODUCT else _WARPS, "enable_fp_fusion": False}
     if native and code != _DTYPE_CODE[torch.float64] and what in _DISTRIBUTION_CODE.values():
         options["maxnreg"] = _REGISTERS
     return _kernel().warmup(numbers, numbers, code, what, stochastic, tiles, native, grid=(1,), **options)
@@ -248,14 +246,21 @@ def _kernel() -> Any:
 
 def _sent(numbers: array[int], device: torch.device) -> torch.Tensor:
     """Return numbers on a device; those that were sent lately, as the places of weights are each step, are there."""
+    if len(numbers) > _KEPT_NUMBERS:
+        return _copied(numbers.tobytes(), device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     return _kept(numbers.tobytes(), device, stream)
 
 
 @lru_cache(maxsize=_KEPT)
 def _kept(numbers: bytes, device: torch.device, stream: int) -> torch.Tensor:
+    """What is sent on a stream is there for what follows on it, and on no other."""
+    return _copied(numbers, device)
+
+
+def _copied(numbers: bytes, device: torch.device) -> torch.Tensor:
     # Without waiting for the device, which would first have to finish all that it has been given: what is not pinned
-    # is copied out before the call returns, and what is sent on a stream is there for what follows on it.
+    # is copied out before the call returns.
     return torch.frombuffer(bytearray(numbers), dtype=torch.int64).to(device, non_blocking=True)
 
 
