@@ -121,3 +121,14 @@ def test_numbers_kept_for_sharded_weights_are_refused_where_directions_need_them
     for name in ("hizoo", "conmezo"):
         with pytest.raises(zoft.errors.ConfigError, match="is sharded over processes; use a method without"):
             zoft.ZOOptimizer(make("llama")[0], 1e-3, zoft.ZOConfig(method=name))
+
+
+@pytest.mark.parametrize("shape", [(5, 0), (0, 5)])
+@pytest.mark.parametrize("method", ["mezo", "lozo", "eggroll", "adam"])
+def test_a_weight_without_elements_is_left_alone(method: str, shape: tuple[int, int]) -> None:
+    model = nn.Linear(3, 2)
+    model.register_parameter("empty", nn.Parameter(torch.zeros(shape)))
+    opt = zoft.ZOOptimizer(model, 1e-2, zoft.ZOConfig(method=method, placement="snapshot"))
+    before = model.weight.detach().clone()
+    opt.step(lambda: model(torch.ones(1, 3)).sum() + model.get_parameter("empty").sum())
+    assert not torch.equal(model.weight, before)

@@ -72,7 +72,9 @@ def test_an_exception_inside_a_module_leaves_weights_bit_identical(
     placement: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if placement == "stream, units":  # as on a GPU
-        monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+        monkeypatch.setattr(
+            StreamPlacement, "unit_bytes", lambda self, device: self._may_have_units * self._scratch_bytes
+        )
         placement = "stream"
     model, loss = make("llama", torch.float16)
     opt = optimizer(model, placement)

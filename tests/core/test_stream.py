@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -27,11 +28,16 @@ TERMS = [Term(3, 0, 5e-2), Term(3, 1, -3e-2)]
 DIRECTIONS = DenseDirections(run_key(0), "gaussian")
 
 
+def units_of(placement: StreamPlacement, device: torch.device) -> int:
+    """Takes the place of ``unit_bytes``: as on a GPU."""
+    return placement._scratch_bytes if placement._may_have_units else 0
+
+
 @pytest.fixture(params=["modules", "units"])
 def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is perturbed at once; units, as on a GPU."""
     if request.param == "units":
-        monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+        monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
     return str(request.param)
 
 
@@ -87,7 +93,7 @@ def test_a_layers_weights_are_perturbed_in_one_call_if_they_fit(monkeypatch: pyt
 
 
 def test_what_is_called_past_its_unit_is_perturbed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes)
+    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(3, 4)
 
     def loss() -> torch.Tensor:
@@ -95,6 +101,71 @@ def test_what_is_called_past_its_unit_is_perturbed_all_the_same(monkeypatch: pyt
 
     trainables = select(model)
     assert streamed(model, loss, trainables)[0] == moved(loss, trainables)
+
+
+class AroundUnit(nn.Module):
+    """Calls a unit that it shares with another module, and may own one of its weights."""
+
+    def __init__(self, unit: nn.Module, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.unit, self.weight, self.large = unit, weight, nn.Parameter(torch.randn(4096))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.unit(x @ self.weight) + self.large.mean()
+
+
+def test_a_unit_is_perturbed_whole_wherever_it_is_called_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the owner of a tied weight that is perturbed already, then elsewhere."""
+    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    unit = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model = nn.Sequential(AroundUnit(unit, unit[0].weight), AroundUnit(unit, nn.Parameter(torch.randn(64, 64))))
+    x = torch.randn(3, 64)
+
+    def loss() -> torch.Tensor:
+        return model(x).pow(2).mean()
+
+    trainables = select(model)
+    expected = moved(loss, trainables)
+    placement = StreamPlacement(model, trainables, DIRECTIONS, scratch_bytes=(2 * 64 * 64 + 128) * 4)
+    with torch.no_grad(), placement.session():
+        for _ in range(2):
+            with placement.at(TERMS):
+                assert float(loss()) == expected
+    assert unit in placement._units
+
+
+def test_a_list_of_layers_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    model, _ = make("llama")
+    placement = StreamPlacement(model, select(model), DIRECTIONS, scratch_bytes=2**26)
+    units = placement._found_units()
+    assert units and not any(isinstance(unit, nn.ModuleList) for unit in units)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 20])
+def test_an_interrupt_while_weights_come_back_loses_none(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    model, loss = make("llama")
+    trainables = select(model)
+    placement = StreamPlacement(model, trainables, DIRECTIONS, scratch_bytes=2**26)
+    own = [p.data_ptr() for p in model.parameters()]
+    undone: list[int] = []
+    undo = stream_module._Swap.undo
+
+    def interrupted(swap: Any) -> None:
+        undone.extend([1] * bool(swap.parameters))
+        if swap.parameters and len(undone) == step:
+            swap.parameters[0].data = swap.weights[0]
+            raise KeyboardInterrupt
+        undo(swap)
+
+    monkeypatch.setattr(stream_module._Swap, "undo", interrupted)
+    with contextlib.suppress(KeyboardInterrupt), torch.no_grad(), placement.session(), placement.at(TERMS):
+        for _ in range(20):
+            loss()
+    assert len(undone) >= step
+    assert [p.data_ptr() for p in model.parameters()] == own
+    assert not placement._active and not placement._within and placement._depth == 0
 
 
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt", "bert", "t5"])

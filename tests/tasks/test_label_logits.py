@@ -117,6 +117,22 @@ def test_what_comes_before_the_output_layer_runs_once(name: str, portions: None)
     assert len(portions_made) == 3
 
 
+@torch.no_grad()
+def test_a_model_that_takes_another_path_is_watched_anew(portions: None) -> None:
+    """With the encoder's outputs given the encoder is not called, and without them it must not run again and again."""
+    model = make("t5")
+    inputs, positions = inputs_of(model), torch.arange(5).expand(ROWS, -1)
+    given = {**inputs, "encoder_outputs": model.get_encoder()(input_ids=inputs["input_ids"])}
+    expected = of_logits(model, inputs, positions, logits)
+    torch.testing.assert_close(of_logits(model, given, positions, logits), expected)
+    calls: list[str] = []
+    model.get_encoder().forward = counted(model.get_encoder().forward, "encoder", calls)
+    for path, runs in ((given, 0), (inputs, 1)):
+        calls.clear()
+        torch.testing.assert_close(of_logits(model, path, positions, logits), expected)
+        assert len(calls) == runs
+
+
 def counted(forward: Callable[..., Any], part: str, calls: list[str]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         calls.append(part)

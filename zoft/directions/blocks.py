@@ -12,7 +12,7 @@ from zoft.noise import Rounding, Span
 
 def block_size(device: torch.device) -> int:
     """Return how many elements are made at once: so many that Python's share of the time is small."""
-    return 2**18 if device.type == "cpu" else 2**24
+    return 2**18 if device.type == "cpu" else 2**23
 
 
 def add_blocks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -50,16 +50,15 @@ class LowRankDirections(Stateless):
         rounding_step: int = 0,
     ) -> None:
         """See :func:`zoft.noise.combine`."""
-        matrices = [span for span in spans if terms and len(self.shapes[span.parameter]) == 2]
+        matrices = [span for span in spans if terms and len(self.shapes[span.parameter]) == 2 and span.out.numel()]
         numbers = {span.parameter for span in matrices}
         others = [span for span in spans if span.parameter not in numbers]
         if others:
             self.dense.combine(others, terms, decay=decay, rounding=rounding, rounding_step=rounding_step)
-        for device in dict.fromkeys(span.base.device for span in matrices):
-            there = [span for span in matrices if span.base.device == device]
+        for device, together in _together(matrices):
             noise.add_products(
-                there,
-                *self._stacked(there, terms, device),
+                together,
+                *self._stacked(together, terms, device),
                 decay=decay,
                 rounding=rounding,
                 rounding_step=rounding_step,
@@ -69,20 +68,23 @@ class LowRankDirections(Stateless):
     def _stacked(
         self, spans: Sequence[Span], terms: Sequence[Term], device: torch.device
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the matrices whose products are the sums of directions, of each span's rows: left ones, right ones."""
+        """Return the matrices whose products are the sums of directions, of each span: left ones and right ones."""
         places = []
         for span in spans:
             shape = self.shapes[span.parameter]
             places.append(Place(span.parameter, *rows_of(span, shape[1]), shape))
-        lefts = [self.factors.lefts(term, places, device) for term in terms]
-        rights = [self.factors.rights(term, places, device) for term in terms]
-        pairs = [
-            stacked(terms, of_span, their_rights, span.base)
-            for span, of_span, their_rights in zip(
-                spans, zip(*lefts, strict=True), zip(*rights, strict=True), strict=True
-            )
-        ]
-        return [left for left, _ in pairs], [right for _, right in pairs]
+        lefts = zip(*(self.factors.lefts(term, places, device) for term in terms), strict=True)
+        # Spans of one weight have one right factor.
+        firsts = {span.parameter: (place, span.base) for span, place in zip(spans, places, strict=True)}
+        wholes = [place for place, _ in firsts.values()]
+        rights = zip(*(self.factors.rights(term, wholes, device) for term in terms), strict=True)
+        right_of = {
+            number: _right(of_terms, base) for (number, (_, base)), of_terms in zip(firsts.items(), rights, strict=True)
+        }
+        return (
+            [_left(terms, of_terms, span.base) for span, of_terms in zip(spans, lefts, strict=True)],
+            [right_of[span.parameter] for span in spans],
+        )
 
     def factored(self, parameter: int, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """See :class:`zoft.directions.Directions`."""
@@ -117,19 +119,34 @@ def weighted_sum(
     """Return ``sum coefficient * left @ right^T``, ``[rows, columns]``, in the precision of weights like ``like``."""
     if not terms:
         return torch.zeros((), dtype=noise.compute_dtype(like), device=like.device).expand(like.shape)
-    return noise.product(*stacked(terms, lefts, rights, like))
+    return noise.product(_left(terms, lefts, like), _right(rights, like))
 
 
-def stacked(
-    terms: Sequence[Term], lefts: Sequence[torch.Tensor], rights: Sequence[torch.Tensor], like: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the matrices whose product is :func:`weighted_sum`, ``[rows, n]`` and ``[n, columns]``."""
+def _left(terms: Sequence[Term], lefts: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Return the left matrix of the product that is :func:`weighted_sum`, ``[rows, n]``."""
     dtype = noise.compute_dtype(like)
     scaled = [
         left.to(like.device, dtype) * torch.tensor(term.coefficient, dtype=dtype)
         for term, left in zip(terms, lefts, strict=True)
     ]
-    return torch.cat(scaled, 1), torch.cat([right.T for right in rights]).to(like.device, dtype)
+    return torch.cat(scaled, 1)
+
+
+def _right(rights: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Return its right matrix, ``[n, columns]``."""
+    return torch.cat([right.T for right in rights]).to(like.device, noise.compute_dtype(like))
+
+
+def _together(spans: Sequence[Span]) -> Iterator[tuple[torch.device, list[Span]]]:
+    """Part spans by what is done at once: on a GPU, where starting anything takes long, all; on a CPU each."""
+    of_device: dict[torch.device, list[Span]] = {}
+    for span in spans:
+        of_device.setdefault(span.base.device, []).append(span)
+    for device, there in of_device.items():
+        if device.type == "cpu":
+            yield from ((device, [span]) for span in there)
+        else:
+            yield device, there
 
 
 def rows_of(block: Span, width: int) -> tuple[int, int]:

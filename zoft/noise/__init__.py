@@ -149,7 +149,8 @@ def add(span: Span, total: torch.Tensor, *, decay: float, rounding: Rounding, ro
         rounding_step: See :func:`combine`.
         key: 64-bit key from :func:`run_key`, for the rounding bits.
     """
-    _adding(span.out).add(span, total, decay, rounding, rounding_step, key)
+    if span.out.numel():
+        _adding(span.out).add(span, total, decay, rounding, rounding_step, key)
 
 
 def add_products(
@@ -176,6 +177,8 @@ def add_products(
     """
     fused: dict[torch.dtype, list[tuple[Span, torch.Tensor, torch.Tensor]]] = {}
     for span, left, right in zip(spans, lefts, rights, strict=True):
+        if not span.out.numel():
+            continue
         if _adding(span.out) is cuda and cuda.can_multiply(left, right):
             fused.setdefault(span.out.dtype, []).append((span, left, right))
         else:

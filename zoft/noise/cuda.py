@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import warnings
 from array import array
@@ -14,12 +15,12 @@ import torch
 
 from zoft.errors import ZoftWarning
 from zoft.noise import reference, spec
-from zoft.noise.spec import Distribution, Rounding, Span, Term
+from zoft.noise.spec import ROUNDINGS, Distribution, Rounding, Span, Term
 
 _DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _DISTRIBUTION_CODE = {"gaussian": 0, "rademacher": 1}
 _TOTAL, _PRODUCT = 2, 3
-_MAX_WIDTH, _MAX_FACTOR = 2**21, 2**31  # of a product, whose kernel counts in float32 and int32
+_MAX_WIDTH, _MAX_FACTOR = 2**20, 2**31  # of a product, whose kernel counts in float32 and int32
 _TILE = spec.GAUSSIAN_TILE
 _TILES = 16  # of a group, which a program works on at once
 _WARPS, _PRODUCT_WARPS = 4, 8
@@ -48,18 +49,17 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     base = _trial(device, dtype)
     same = []
-    for distribution in spec.DISTRIBUTIONS:
+    for distribution, rounding in itertools.product(spec.DISTRIBUTIONS, ROUNDINGS):
         results = []
         for backend_combine in (combine, reference.combine):
             out = torch.empty_like(base)
-            terms = [Term(1, 0, 1e-3), Term(1, 1, -0.3)]
             backend_combine(
                 [Span(out, base, 3, 4000)],
-                terms,
+                [Term(1, 0, 1e-3), Term(1, 1, -0.3)],
                 key=spec.run_key(0),
                 distribution=distribution,
                 decay=0.999,
-                rounding="stochastic",
+                rounding=rounding,
                 rounding_step=1,
             )
             results.append(out)
@@ -70,21 +70,24 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
 @cache
 def _adds(device: torch.device, dtype: torch.dtype) -> bool:
     """See :func:`_agrees`."""
-    base, width = _trial(device, dtype), 300
+    base, width, key = _trial(device, dtype), 3000, spec.run_key(0)
     span_of = partial(Span, base=base, parameter=3, start=2 * width + 7)
     numbers = _trial(device, spec.compute_dtype(base))
-    left, right = numbers[:12].view(4, 3), numbers[-3 * width :].view(3, width)
+    left, right = numbers[:15].view(5, 3), numbers[-3 * width :].view(3, width)
     total = reference.product(left, right).view(-1)[7:][: base.numel()]
-    given, multiplied, expected = (torch.empty_like(base) for _ in range(3))
-    key = spec.run_key(0)
-    add(span_of(given), total, 0.999, "stochastic", 1, key)
-    add_products([(span_of(multiplied), left, right)], 0.999, "stochastic", 1, key)
-    reference.add(span_of(expected), total, 0.999, "stochastic", 1, key)
-    return _says(torch.equal(given, expected) and torch.equal(multiplied, expected), device, dtype)
+    same = []
+    for rounding in ROUNDINGS:
+        given, multiplied, expected = (torch.empty_like(base) for _ in range(3))
+        add(span_of(given), total, 0.999, rounding, 1, key)
+        add_products([(span_of(multiplied), left, right)], 0.999, rounding, 1, key)
+        reference.add(span_of(expected), total, 0.999, rounding, 1, key)
+        same += [torch.equal(given, expected), torch.equal(multiplied, expected)]
+    return _says(all(same), device, dtype)
 
 
 def _trial(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return torch.linspace(-3.0, 3.0, 4 * _TILE + 5, dtype=torch.float64, device=device).to(dtype)
+    # So many that a whole group is among them, and parts of groups on either side.
+    return torch.linspace(-3.0, 3.0, 3 * _TILES * _TILE + 5, dtype=torch.float64, device=device).to(dtype)
 
 
 def _says(agrees: bool, device: torch.device, dtype: torch.dtype) -> bool:
@@ -117,6 +120,7 @@ def combine(
 
 def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
     """Fused version of :func:`zoft.noise.add`; see there."""
+    assert total.dtype == spec.compute_dtype(span.base) and total.numel() == span.out.numel()
     total = total.contiguous()  # held until the launch
     _move([span], [(total.data_ptr(),)], _Call((), key, decay, rounding, rounding_step), _TOTAL)
 

@@ -60,6 +60,7 @@ MAX_ABS_GAUSSIAN = 5.14  # largest magnitude that the spec can return, rounded u
 Distribution = Literal["gaussian", "rademacher"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("gaussian", "rademacher")
 Rounding = Literal["nearest", "stochastic"]
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
 
 
 class Term(NamedTuple):

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from zoft.directions import Combiner
 from zoft.errors import ZoftWarning
+from zoft.interrupts import uninterrupted
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
 from zoft.placement.evaluated import Evaluated
@@ -75,22 +76,32 @@ class StreamPlacement(Evaluated):
         self._trainables = trainables
         self._owners, self._names = owners_of(model, trainables)
         self._may_have_units = units
-        self._units: dict[nn.Module, list[nn.Module]] | None = None  # and the owners inside; found when first needed
+        self._units: dict[nn.Module, list[nn.Module]] = {}  # and the owners inside; found at each new device
+        self._units_for: torch.device | None = None
         self._within: set[nn.Module] = set()  # owners whose unit runs at this moment
         self._made: dict[tuple[nn.Module, int], _Swap] = {}  # of units at a depth, for the length of a session
+        self._swaps: list[_Swap] = []  # in force at this moment, inner ones last
 
     # --- the placement protocol -------------------------------------------------------------------------
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """See :class:`zoft.placement.Placement`."""
-        if self._units is None:
-            self._units = self._found_units()
+        device = self._trainables[0].slot.parameter.device
+        if self._units_for != device:
+            self._units, self._units_for = self._found_units(), device
         with wrapped_forwards(list({**self._owners, **self._units}), self._wrapped):
             try:
                 yield
             finally:
-                self._made.clear()  # it holds weights, which may move elsewhere between steps
+                with uninterrupted():
+                    # Usually nothing is left; after a Ctrl-C while weights came back, something may be.
+                    for swap in reversed(self._swaps):
+                        swap.undo()
+                    for state in (self._swaps, self._active, self._within):
+                        state.clear()
+                    self._made.clear()  # it holds weights, which may move elsewhere between steps
+                    self._depth = 0
 
     @contextmanager
     def at(self, terms: Sequence[Term]) -> Iterator[None]:
@@ -174,7 +185,7 @@ class StreamPlacement(Evaluated):
         units: dict[nn.Module, list[nn.Module]] = {}
         taken: set[nn.Module] = set()
         for module in self._model.modules():  # what is around others comes before these
-            if module in taken:
+            if module in taken or type(module).forward is nn.Module.forward:  # a list of modules is never called
                 continue
             owners = [inner for inner in module.modules() if inner in self._owners and self._is_movable(inner)]
             own_too = module not in self._owners or module in owners
@@ -201,7 +212,6 @@ class StreamPlacement(Evaluated):
     # --- one module's forward ---------------------------------------------------------------------------
 
     def _wrapped(self, module: nn.Module, original: Forward) -> Forward:
-        assert self._units is not None
         if module in self._units:
             return self._around_unit(module, self._units[module], original)
 
@@ -229,8 +239,8 @@ class StreamPlacement(Evaluated):
             if not self._terms or not self._within.isdisjoint(owners):  # called from within itself
                 return original(*args, **kwargs)
             with self._perturbed(self._unit_swap(module, owners)) as buffers:
-                self._within.update(owners)
                 try:
+                    self._within.update(owners)
                     return _unaliased(original(*args, **kwargs), buffers)
                 finally:
                     self._within.difference_update(owners)
@@ -257,8 +267,11 @@ class StreamPlacement(Evaluated):
         swap = self._made.get((module, self._depth))
         if swap is None or not self._active.isdisjoint(swap.ids):
             uses = {id(use.parameter): use for owner in owners for use in self._uses(owner)}
-            swap = self._swap([use for key, use in uses.items() if key not in self._active])
-            self._made[module, self._depth] = swap
+            inactive = [use for key, use in uses.items() if key not in self._active]
+            swap = self._swap(inactive)
+            # Else it is for this once; and a strided weight's row-major copy should not outlive its forward.
+            if len(inactive) == len(uses) and all(w.is_contiguous() for w in swap.weights):
+                self._made[module, self._depth] = swap
         return swap
 
     def _swap(self, uses: Sequence[_Use]) -> _Swap:
@@ -286,6 +299,7 @@ class StreamPlacement(Evaluated):
         """Hold the parameters at perturbed values; give the buffers that these are in."""
         if swap.spans:
             self._directions.combine(swap.spans, self._terms)
+        self._swaps.append(swap)
         self._depth += 1
         self._active |= swap.ids
         try:
@@ -293,10 +307,10 @@ class StreamPlacement(Evaluated):
                 parameter.data = span.out
             yield swap.buffers
         finally:
-            for parameter, weight in zip(swap.parameters, swap.weights, strict=True):
-                parameter.data = weight
+            swap.undo()
             self._active -= swap.ids
             self._depth -= 1
+            self._swaps.pop()
 
     def scratch(self, numel: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a flat buffer of ``numel`` elements, the caller's until the next call at this nesting depth."""
@@ -315,6 +329,7 @@ class StreamPlacement(Evaluated):
                 )
             buffer = torch.empty(ring_numel(numel, kind, self._scratch_bytes), dtype=kind.dtype, device=kind.device)
             ring = self._rings[self._depth, kind] = Ring(buffer)
+            self._made.clear()  # of places in the buffer that this one replaces
         return ring
 
     # --- matrices that are never perturbed whole --------------------------------------------------------
@@ -368,6 +383,11 @@ class _Swap(NamedTuple):
     spans: list[Span]
     buffers: list[torch.Tensor]
     ids: frozenset[int]
+
+    def undo(self) -> None:
+        """Give the parameters their own values back."""
+        for parameter, weight in zip(self.parameters, self.weights, strict=True):
+            parameter.data = weight
 
 
 class _Use(NamedTuple):

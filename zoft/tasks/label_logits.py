@@ -38,7 +38,8 @@ Use = Callable[[Tensor, slice], Tensor]
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _replays_rightly: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 _sizes: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-_parts: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
+# Which parts were called, by the names of the arguments: with others, a model may call others.
+_parts: weakref.WeakKeyDictionary[nn.Module, dict[frozenset[str], list[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
 def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, use: Use) -> Tensor:
@@ -68,7 +69,7 @@ def of_logits(model: nn.Module, inputs: Mapping[str, Any], positions: Tensor, us
     if places <= width or whole or not _replays_rightly.get(base, True):
         return use(logits_at(model, inputs, positions), slice(None))
     first, *others = (slice(low, min(low + width, places)) for low in range(0, places, width))
-    with _Replay(base) as replay:
+    with _Replay(base, frozenset(inputs)) as replay:
         values = [use(logits_at(model, inputs, positions[:, first]), first)]
         with replay.repeating() as again:
             for part in others:
@@ -142,11 +143,12 @@ def _picked(base: PreTrainedModel, positions: Tensor) -> Iterator[None]:
 class _Replay(AbstractContextManager["_Replay"]):
     """Notes what a model's parts return before its output layer is called; then lets them return it again."""
 
-    def __init__(self, base: PreTrainedModel) -> None:
-        self._base, self._head = base, output_layer(base)
+    def __init__(self, base: PreTrainedModel, arguments: frozenset[str]) -> None:
+        self._base, self._head, self._arguments = base, output_layer(base), arguments
         # The largest parts that do not hold the output layer; which are called only a run tells (some models call a
         # part of a part), so at first all are watched.
-        self._parts = _parts.get(base) or [m for m in base.modules() if self._head not in m.modules()]
+        known = _parts.setdefault(base, {}).get(arguments)
+        self._parts = known or [m for m in base.modules() if self._head not in m.modules()]
         self._returned: dict[nn.Module, list[Any]] = {part: [] for part in self._parts}
         self._depth, self._is_past_head = 0, False
         self._left: dict[nn.Module, Iterator[Any]] | None = None  # while repeating
@@ -170,7 +172,11 @@ class _Replay(AbstractContextManager["_Replay"]):
     def repeating(self) -> Iterator[Callable[[], Tensor]]:
         """Give a function that calls the model as it was called, and returns its logits."""
         args, kwargs = self._called
-        _parts[self._base] = [part for part in self._parts if self._returned[part]]
+        called = [part for part in self._parts if self._returned[part]]
+        if len(called) == len(self._parts) or self._arguments not in _parts[self._base]:
+            _parts[self._base][self._arguments] = called
+        else:  # another path, or other parts: all are watched next time
+            del _parts[self._base][self._arguments]
 
         def again() -> Tensor:
             self._left = {part: iter(returned) for part, returned in self._returned.items()}
