@@ -33,8 +33,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "shape:small", shape)
     monkeypatch.setattr(ring, "_CPU_RING_BYTES", 16 * KIB)
     monkeypatch.setattr(stream, "_CPU_BLOCK_BYTES", 40 * KIB)
-    monkeypatch.setattr(elementwise, "_BLOCK", 2**11)
+    monkeypatch.setattr(elementwise, "block_size", lambda device: 2**11)
     monkeypatch.setattr(label_logits, "ROWS", 24)
+    monkeypatch.setattr(label_logits, "_SHARE", 0)
 
 
 # --- following tensors ---------------------------------------------------------------------------------
