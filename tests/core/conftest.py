@@ -22,8 +22,17 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from zoft.placement import StreamPlacement
+
 VOCABULARY = 96
 LossFn = Callable[[], torch.Tensor]
+
+
+def take_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``stream`` perturb modules together where they fit into its scratch, as on a GPU."""
+    monkeypatch.setattr(
+        StreamPlacement, "unit_bytes", lambda self, device: self._scratch_bytes if self._may_have_units else 0
+    )
 
 
 def _ids(rows: int = 3, length: int = 7) -> torch.Tensor:

@@ -27,6 +27,13 @@ def same_products_each_time() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+def loss_of(model: torch.nn.Module, ids: torch.Tensor, method: str) -> torch.Tensor:
+    """Of each example where the method needs that."""
+    logits = model(input_ids=ids).logits[:, :-1].float()
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
+    return each if method == "grzo" else each.mean()
+
+
 def trained(
     log: Path, method: str, dtype: torch.dtype, placement: str = "auto", style: str = "closure"
 ) -> tuple[torch.nn.Module, list[float]]:
@@ -37,13 +44,7 @@ def trained(
     losses = []
     for step in range(STEPS):
         ids = batch(step).to("cuda")
-
-        def loss(ids: torch.Tensor = ids) -> torch.Tensor:
-            logits = model(input_ids=ids).logits[:, :-1].float()
-            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
-            return each if method == "grzo" else each.mean()
-
-        losses.append(float(opt.step(loss)))
+        losses.append(float(opt.step(lambda ids=ids: loss_of(model, ids, method))))  # type: ignore[misc]
     return model, losses
 
 
@@ -67,13 +68,7 @@ def test_an_estimate_on_a_gpu_leaves_weights_bit_identical(method: str) -> None:
     before = {name: p.clone() for name, p in model.named_parameters()}
     opt = zoft.ZOOptimizer(model, 0.0, zoft.ZOConfig(method=method, zo_eps=1e-2))
     ids = batch(0).to("cuda")
-
-    def loss() -> torch.Tensor:
-        logits = model(input_ids=ids).logits[:, :-1].float()
-        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
-        return each if method == "grzo" else each.mean()
-
-    opt.step(loss)
+    opt.step(lambda: loss_of(model, ids, method))
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 

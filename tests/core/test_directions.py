@@ -13,9 +13,8 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import start
 from tests.methods import claims, plain_placement
-from zoft.directions import blocks
 from zoft.method import build_method
-from zoft.noise import Span, Term
+from zoft.noise import Span, Term, blocks
 from zoft.placement import stream as stream_module
 from zoft.registry import method_names
 
@@ -59,7 +58,6 @@ def test_any_cut_of_a_weight_gives_the_bits_of_the_whole(
             assert torch.equal(added(opt, parameter, [size // 3, size // 3 + 1, size - 2], **options), whole)
             with monkeypatch.context() as patch:
                 patch.setattr(blocks, "block_size", lambda device: 17)
-                patch.setattr("zoft.noise._PRODUCT_BLOCK", 17)
                 assert torch.equal(added(opt, parameter, [], **options), whole)
 
 

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 import zoft
-from tests.core.conftest import make
+from tests.core.conftest import make, take_units
 from tests.methods import claims, methods
 from zoft.errors import NonFiniteLossError
-from zoft.placement import StreamPlacement
 
 EXACT = ("stream", "snapshot", "auto", "batched")
 
@@ -72,9 +71,7 @@ def test_an_exception_inside_a_module_leaves_weights_bit_identical(
     placement: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if placement == "stream, units":  # as on a GPU
-        monkeypatch.setattr(
-            StreamPlacement, "unit_bytes", lambda self, device: self._may_have_units * self._scratch_bytes
-        )
+        take_units(monkeypatch)
         placement = "stream"
     model, loss = make("llama", torch.float16)
     opt = optimizer(model, placement)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import zoft
-from tests.core.conftest import make
+from tests.core.conftest import make, take_units
 from tests.core.test_exactness import digest, optimizer
 from zoft.directions import DenseDirections
 from zoft.errors import PlacementError
@@ -28,16 +28,11 @@ TERMS = [Term(3, 0, 5e-2), Term(3, 1, -3e-2)]
 DIRECTIONS = DenseDirections(run_key(0), "gaussian")
 
 
-def units_of(placement: StreamPlacement, device: torch.device) -> int:
-    """Takes the place of ``unit_bytes``: as on a GPU."""
-    return placement._scratch_bytes if placement._may_have_units else 0
-
-
 @pytest.fixture(params=["modules", "units"])
 def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is perturbed at once; units, as on a GPU."""
     if request.param == "units":
-        monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+        take_units(monkeypatch)
     return str(request.param)
 
 
@@ -93,7 +88,7 @@ def test_a_layers_weights_are_perturbed_in_one_call_if_they_fit(monkeypatch: pyt
 
 
 def test_what_is_called_past_its_unit_is_perturbed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    take_units(monkeypatch)
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(3, 4)
 
     def loss() -> torch.Tensor:
@@ -116,7 +111,7 @@ class AroundUnit(nn.Module):
 
 def test_a_unit_is_perturbed_whole_wherever_it_is_called_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the owner of a tied weight that is perturbed already, then elsewhere."""
-    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    take_units(monkeypatch)
     unit = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     model = nn.Sequential(AroundUnit(unit, unit[0].weight), AroundUnit(unit, nn.Parameter(torch.randn(64, 64))))
     x = torch.randn(3, 64)
@@ -135,7 +130,7 @@ def test_a_unit_is_perturbed_whole_wherever_it_is_called_from(monkeypatch: pytes
 
 
 def test_a_list_of_layers_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    take_units(monkeypatch)
     model, _ = make("llama")
     placement = StreamPlacement(model, select(model), DIRECTIONS, scratch_bytes=2**26)
     units = placement._found_units()
@@ -144,7 +139,7 @@ def test_a_list_of_layers_is_no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 7, 20])
 def test_an_interrupt_while_weights_come_back_loses_none(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamPlacement, "unit_bytes", units_of)
+    take_units(monkeypatch)
     model, loss = make("llama")
     trainables = select(model)
     placement = StreamPlacement(model, trainables, DIRECTIONS, scratch_bytes=2**26)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from zoft import noise
 from zoft.noise import Rounding, Span
-
-
-def block_size(device: torch.device) -> int:
-    """Return how many elements are made at once: so many that Python's share of the time is small."""
-    return 2**18 if device.type == "cpu" else 2**23
+from zoft.noise.blocks import blocks_of
 
 
 def add_blocks(
@@ -36,17 +32,5 @@ def add_blocks(
         rounding_step: See there.
         key: See there.
     """
-    out, base = span.out.view(-1), span.base.view(-1)
-    for low, high in _blocks(span.start, span.start + out.numel(), width, block_size(out.device)):
-        part = slice(low - span.start, high - span.start)
-        block = Span(out[part], base[part], span.parameter, low)
+    for block in blocks_of(span, width):
         noise.add(block, total(block), decay=decay, rounding=rounding, rounding_step=rounding_step, key=key)
-
-
-def _blocks(start: int, stop: int, width: int, size: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, size // max(1, width))
-    low = start
-    while low < stop:
-        high = min(stop, (low // width + rows) * width)
-        yield low, high
-        low = high

@@ -17,10 +17,11 @@ import torch
 from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import factor
-from zoft.directions.low_rank import products, rows_of
+from zoft.directions.low_rank import products
 from zoft.directions.stateless import Stateless
 from zoft.directions.unfactored import Unfactored
 from zoft.noise import Rounding, Span, Term
+from zoft.noise.blocks import rows_of
 from zoft.parameters import Trainable
 
 

@@ -12,6 +12,7 @@ from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import Factors, Place
 from zoft.directions.stateless import Stateless
 from zoft.noise import Rounding, Span, Term
+from zoft.noise.blocks import rows_of
 from zoft.parameters import Trainable
 
 
@@ -147,11 +148,6 @@ def _together(spans: Sequence[Span]) -> Iterator[tuple[torch.device, list[Span]]
             yield from ((device, [span]) for span in there)
         else:
             yield device, there
-
-
-def rows_of(block: Span, width: int) -> tuple[int, int]:
-    """Return the first row that a block of a matrix has elements in, and the one behind its last."""
-    return block.start // width, -(-(block.start + block.base.numel()) // width)
 
 
 def products(

@@ -19,6 +19,7 @@ import torch
 
 from zoft.errors import ConfigError
 from zoft.noise import cpu, cuda, reference
+from zoft.noise.blocks import blocks_of, rows_of
 from zoft.noise.spec import (
     DISTRIBUTIONS,
     NOISE_SPEC_VERSION,
@@ -49,9 +50,6 @@ __all__ = [
     "run_key",
     "sample",
 ]
-
-# Elements of a product made at once: so many that Python's share of the time is small.
-_PRODUCT_BLOCK = 2**19
 
 
 def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
@@ -196,17 +194,13 @@ def _add_product(
     rounding_step: int,
     key: int,
 ) -> None:
-    out, base = span.out.view(-1), span.base.view(-1)
-    width, stop = right.shape[1], span.start + out.numel()
-    step = max(1, _PRODUCT_BLOCK // width)
-    for number in range(0, left.shape[0], step):
-        rows = left[number : number + step]
-        first = (span.start // width + number) * width  # element of the matrix
-        low, high = max(span.start, first), min(stop, first + len(rows) * width)
-        part = slice(low - span.start, high - span.start)
-        block = Span(out[part], base[part], span.parameter, low)
-        total = product(rows, right).view(-1)[low - first : high - first]
-        _adding(block.out).add(block, total, decay, rounding, rounding_step, key)
+    width = right.shape[1]
+    first_row, _ = rows_of(span, width)
+    for block in blocks_of(span, width):
+        low, high = rows_of(block, width)
+        total = product(left[low - first_row : high - first_row], right).view(-1)
+        total = total[block.start - low * width :][: block.out.numel()]
+        add(block, total, decay=decay, rounding=rounding, rounding_step=rounding_step, key=key)
 
 
 def _adding(tensor: torch.Tensor) -> ModuleType:

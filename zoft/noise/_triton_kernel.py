@@ -157,6 +157,20 @@ def _read(base, place, lowest, highest, whole: tl.constexpr, code: tl.constexpr)
 
 
 @triton.jit
+def _read_tiles(base, place, lowest, highest, whole: tl.constexpr, code: tl.constexpr):
+    """Load the eight runs of lanes that a tile has."""
+    w0 = _read(base, place, lowest, highest, whole, code)
+    w1 = _read(base, place + LANES, lowest, highest, whole, code)
+    w2 = _read(base, place + 2 * LANES, lowest, highest, whole, code)
+    w3 = _read(base, place + 3 * LANES, lowest, highest, whole, code)
+    w4 = _read(base, place + 4 * LANES, lowest, highest, whole, code)
+    w5 = _read(base, place + 5 * LANES, lowest, highest, whole, code)
+    w6 = _read(base, place + 6 * LANES, lowest, highest, whole, code)
+    w7 = _read(base, place + 7 * LANES, lowest, highest, whole, code)
+    return w0, w1, w2, w3, w4, w5, w6, w7
+
+
+@triton.jit
 def _write(out, place, lowest, highest, whole: tl.constexpr, new, code: tl.constexpr):
     """Store weights, 16-bit ones as their bits: all, or those at ``lowest <= place < highest``."""
     kind: tl.constexpr = tl.float64 if code == F64 else tl.float32 if code == F32 else tl.uint16
@@ -244,15 +258,7 @@ def _given(sums, beyond, place, lowest, highest, code: tl.constexpr):
     """Sums that are there, float32 or float64, of the eight runs of lanes that a tile has."""
     sums += beyond * (8 if code == F64 else 4)
     kind: tl.constexpr = F64 if code == F64 else F32
-    t0 = _read(sums, place, lowest, highest, False, kind)
-    t1 = _read(sums, place + LANES, lowest, highest, False, kind)
-    t2 = _read(sums, place + 2 * LANES, lowest, highest, False, kind)
-    t3 = _read(sums, place + 3 * LANES, lowest, highest, False, kind)
-    t4 = _read(sums, place + 4 * LANES, lowest, highest, False, kind)
-    t5 = _read(sums, place + 5 * LANES, lowest, highest, False, kind)
-    t6 = _read(sums, place + 6 * LANES, lowest, highest, False, kind)
-    t7 = _read(sums, place + 7 * LANES, lowest, highest, False, kind)
-    return t0, t1, t2, t3, t4, t5, t6, t7
+    return _read_tiles(sums, place, lowest, highest, False, kind)
 
 
 @triton.jit
@@ -409,15 +415,7 @@ def _move_tiles(
 ):
     """Read, move and write the eight runs of lanes that a tile has, two to a draw."""
     # All are read before any is written: the compiler, which does not know that places differ, could not do that.
-    w0 = _read(base, place, lowest, highest, whole, code)
-    w1 = _read(base, place + LANES, lowest, highest, whole, code)
-    w2 = _read(base, place + 2 * LANES, lowest, highest, whole, code)
-    w3 = _read(base, place + 3 * LANES, lowest, highest, whole, code)
-    w4 = _read(base, place + 4 * LANES, lowest, highest, whole, code)
-    w5 = _read(base, place + 5 * LANES, lowest, highest, whole, code)
-    w6 = _read(base, place + 6 * LANES, lowest, highest, whole, code)
-    w7 = _read(base, place + 7 * LANES, lowest, highest, whole, code)
-    olds = (w0, w1, w2, w3, w4, w5, w6, w7)
+    olds = _read_tiles(base, place, lowest, highest, whole, code)
     for run in tl.static_range(8):
         draw = draws[run // 2] & 0xFFFF if run % 2 == 0 else draws[run // 2] >> 16
         new = _moved(olds[run], totals[run], draw, decay, code, stochastic, native)

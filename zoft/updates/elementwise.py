@@ -9,8 +9,8 @@ import torch
 
 from zoft import noise
 from zoft.directions import Directions, ElementStates
-from zoft.directions.blocks import block_size
 from zoft.noise import Span, Term
+from zoft.noise.blocks import block_size
 from zoft.types import StepRecord
 from zoft.updates.rule import Group
 

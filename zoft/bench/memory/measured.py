@@ -1,19 +1,18 @@
-"""What a way of training takes at its peak, measured in a process of its own."""
+"""What a way of training takes at its peak, measured in another process."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from zoft.bench.meters import MemoryMeter
 from zoft.bench.step.contenders import contender
+from zoft.bench.step.processes import in_process
 from zoft.bench.step.workload import Workload
 
 __all__ = ["measure_peak"]
@@ -31,8 +30,8 @@ def measure_peak(workload: Workload, name: str) -> int | None:
         ConfigError: There is no such contender.
     """
     contender(name)  # refused here rather than there
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, asdict(workload), name).result()
+    peak: int | None = in_process(workload.device, _measure, asdict(workload), name)
+    return peak
 
 
 def _measure(workload_settings: dict[str, Any], name: str) -> int | None:
