@@ -9,6 +9,7 @@ all queries and their weights.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,23 +17,22 @@ from typing import Any
 from zoft.engine import ZOEngine
 from zoft.errors import ConfigError
 from zoft.estimators import Point
-from zoft.step_size import ladder
+from zoft.step_size import ladder, sides
 from zoft.step_size.past import Past, PastStep
 from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
-FIRST_CHECKS = 4  # before a step moves, so that no single flat direction decides
+DIRECTIONS = 4  # along which curvature is measured before the first step
+FIRST_CHECKS = 4  # at successive steps, from the second one and after an alarm
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
-KEEP, KEEP_SIGNAL = 0.95, 0.998
-# The part of a slope that is expected to be confirmed, and as how many directions that counts.
-EXPECTED, EXPECTED_TERMS = 0.1, 100.0
-# The step size as a part of that which lowers the loss most, and its bounds as parts of what curvature alone allows.
-SAFETY, LEAST, MOST = 0.6, 0.02, 0.4
+KEEP, KEEP_SIGNAL = 0.95, 0.999
+SAFETY = 0.6  # the step size as a part of that which lowers the loss most
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
+CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
-LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
+LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones; its weight, in mean squares
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured
@@ -50,11 +50,13 @@ class State:
         gain: Running mean of their gains.
         checks: Checks since the start or the last alarm.
         lr: The step size; 0 until it is chosen.
+        rising: Whether the last check would have had it grow by more than it may at once.
         caution: Factor on it, in (0, 1], below 1 after an alarm.
         noise: Standard deviation of the loss's rounding; 0 where it was not measured.
         forwards: Evaluations of each micro-batch so far.
         said: The first choice, in words.
         curvature: Along steps, an estimate of tr H.
+        bends: Whether a check saw more curvature than rounding makes.
         signal: Which part of that gain other batches confirm.
         watch: Statistics of the loss.
     """
@@ -66,11 +68,13 @@ class State:
     gain: float = 0.0
     checks: int = 0
     lr: float = 0.0
+    rising: bool = False
     caution: float = 1.0
     noise: float = 0.0
     forwards: int = 0
     said: str = ""
     curvature: Curvature = field(default_factory=Curvature)
+    bends: bool = False
     signal: Signal = field(default_factory=Signal)
     watch: Watch = field(default_factory=Watch)
 
@@ -97,7 +101,7 @@ class AutoStepSize:
         self._engine = engine
         self._choose_eps = choose_eps
         self._state = State(max(lrs))
-        self.num_values = ladder.NUM_SCALARS if choose_eps else 2
+        self.num_values = ladder.NUM_SCALARS if choose_eps else DIRECTIONS
 
     @property
     def forwards(self) -> int:
@@ -121,17 +125,26 @@ class AutoStepSize:
         return self._choose_eps and self._state.steps == 0
 
     @property
+    def _allowed(self) -> float:
+        """How many forwards checks may have taken by now."""
+        spent = self._state.steps * self._engine.method.estimator.forwards
+        return OVERHEAD * spent + FRONT * math.sqrt(spent)
+
+    @property
+    def _at_start(self) -> bool:
+        """Whether no curvature is known yet, which is then measured along directions that no estimate uses."""
+        known = self._state.curvature
+        return not known.mean and (not known.weight or self._state.forwards + 1 + 2 * DIRECTIONS <= self._allowed)
+
+    @property
     def _is_due(self) -> bool:
         state = self._state
-        spent = state.steps * self._engine.method.estimator.forwards
-        allowed = OVERHEAD * spent + FRONT * math.sqrt(spent)
-        return bool(state.past.steps) and (
-            state.checks < FIRST_CHECKS or state.forwards + self._check_forwards <= allowed
-        )
+        unsettled = state.checks < FIRST_CHECKS or state.rising
+        return bool(state.past.steps) and (unsettled or state.forwards + self._check_forwards <= self._allowed)
 
     @property
     def _check_forwards(self) -> int:
-        """What a check costs: where only one step is looked back on, two of its four points are the same."""
+        """What a check costs: where only one step is looked back on, its own two sides say what it gained."""
         return 3 if len(self._state.past.steps) == 1 else 4
 
     @property
@@ -142,12 +155,19 @@ class AutoStepSize:
         """
         return max(self._engine.zo_eps, self._state.past.steps[-1].moved)
 
+    @property
+    def _next_query(self) -> int:
+        """The present step's first query that no estimate uses."""
+        estimated = self._engine.method.estimator.points(self._engine.step)
+        return 1 + max(term.query for point in estimated for term in point.terms)
+
     def points(self) -> list[Point]:
         """See :class:`zoft.step_size.StepSize`."""
+        step = self._engine.step
         if self._on_ladder:
-            estimated = self._engine.method.estimator.points(self._engine.step)
-            query = 1 + max(term.query for point in estimated for term in point.terms)
-            return ladder.points(self._engine.step, query)
+            return ladder.points(step, self._next_query)
+        if self._at_start:
+            return sides.points(step, self._next_query, DIRECTIONS, [self._engine.zo_eps])
         if not self._is_due:
             return []
         past, scale = self._state.past, self._scale
@@ -162,21 +182,31 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`."""
         values: list[float] = []
         if self._on_ladder:
-            values = ladder.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
+            first, second = sides.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
+            values = first + second
         elif not all(map(math.isfinite, losses)):
-            values = [0.0, _UNREAL]
+            values = [_UNREAL] * 2
+        elif self._at_start:
+            _, values = sides.differences(losses)
         elif losses:
-            clean, minus, plus, *_ = losses
-            earlier = losses[-1]
-            stretch, scale = self._state.past.stretch(self._engine.zo_eps), self._scale
-            values = [(earlier - clean) / stretch, ((plus - clean) + (minus - clean)) / (scale * scale)]
+            clean, minus, plus, *earlier = losses
+            past, scale = self._state.past, self._scale
+            slope = (plus - minus) / (2.0 * scale)
+            gained = (
+                (earlier[0] - clean) / past.stretch(self._engine.zo_eps) if earlier else past.steps[0].moved * slope
+            )
+            values = [gained, ((plus - clean) + (minus - clean)) / (scale * scale)]
         return values + [0.0] * (self.num_values - len(values))
 
     def probe(self, total: Sequence[float]) -> tuple[float, ...]:
         """See :class:`zoft.step_size.StepSize`; after the ladder, its noise is in the place of the gain."""
         if self._on_ladder:
-            return (*ladder.choose(total, self._engine.zo_eps), 0.0)
-        return (self._engine.zo_eps, *total[:2])
+            half = ladder.NUM_SCALARS // 2
+            return (*ladder.choose(total[:half], total[half:], self._engine.zo_eps), 0.0)
+        zo_eps = self._engine.zo_eps
+        if self._at_start:
+            return (zo_eps, 0.0, statistics.fmean(map(abs, total[:DIRECTIONS])) / (zo_eps * zo_eps))
+        return (zo_eps, *total[:2])
 
     # --- what follows from it ---------------------------------------------------------------------------
 
@@ -184,61 +214,85 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`."""
         state = self._state
         zo_eps, gained, curvature = record.probe
-        if self._on_ladder:
+        # A skipped step's loss may be infinite where the probe's own losses are not.
+        loss = 0.0 if record.skipped else record.loss
+        known, shortened = False, 1.0
+        if self._on_ladder:  # this step's estimate was made with another zo_eps, and is not looked at
             state.noise, state.forwards = gained if gained < 1e-3 * _UNREAL else 0.0, ladder.NUM_POINTS
-        elif self._is_due:
-            state.forwards += self._check_forwards
-            # A skipped step's loss may be infinite where the check's own losses are not.
-            self._check(gained, curvature, 0.0 if record.skipped else record.loss)
-        length = 0.0 if record.skipped else self._look_at(record)
+        else:
+            if self._at_start:
+                state.forwards += 1 + 2 * DIRECTIONS
+                known = self._begin(curvature, loss)
+            elif self._is_due:
+                state.forwards += self._check_forwards
+                known = self._check(gained, curvature, loss)
+            if not record.skipped:
+                shortened = self._look_at(record)
+        if known or not state.lr:
+            self._choose()
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
                 f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.curvature.mean:.3g}), "
                 f"zo_eps {zo_eps:.1e} ({noise}), after {state.forwards} forwards of probing"
             )
-        shortened = clipped(length, state.square, LONGEST) / length if length else 1.0
         return [state.lr * state.caution * shortened * lr / state.reference for lr in lrs]
 
-    def _check(self, gained: float, curvature: float, loss: float) -> None:
-        """Take in what the last steps gained, and the curvature along the last one, and choose the step size anew."""
+    def _noise(self, loss: float, scale: float) -> float:
+        """What rounding makes of a curvature measured so far to both sides."""
+        return max(self._state.noise, _ROUNDING * abs(loss)) / (scale * scale)
+
+    def _begin(self, curvature: float, loss: float) -> bool:
+        """Take in the curvature at the start, and return whether it was real."""
+        if not abs(curvature) < 1e-3 * _UNREAL:
+            return False
+        known = max(curvature, self._noise(loss, self._engine.zo_eps))
+        self._state.curvature.add(DIRECTIONS, known)
+        return True
+
+    def _check(self, gained: float, curvature: float, loss: float) -> bool:
+        """Take in what the last steps gained, and the curvature along the last one; return whether they were real."""
         state, past = self._state, self._state.past
         last = past.steps[-1]
         state.checks += 1
         if not abs(curvature) < 1e-3 * _UNREAL:
             state.caution *= CAUTION
-            return
-        noise = max(state.noise, _ROUNDING * abs(loss)) / (self._scale * self._scale)
+            return False
+        noise = self._noise(loss, self._scale)
         # The curvature of an adapter, a product of two factors, has heavy tails: no single check is to decide, unless
         # those before saw nothing but rounding.
-        known = state.checks > FIRST_CHECKS and state.curvature.mean > SPIKE * noise
-        most = SPIKE * state.curvature.mean if known else math.inf
+        most = SPIKE * state.curvature.mean if state.bends and state.checks > FIRST_CHECKS else math.inf
+        state.bends = state.bends or abs(curvature) > CLEAR * noise
         state.curvature.fade(KEEP)
-        # In units of the usual length, so that the long steps of a run's beginning do not outweigh all later ones.
-        state.curvature.add(last.length / math.sqrt(state.square), max(min(abs(curvature), most), noise))
-        self._confirm(gained)
-        if past.has_moved:
-            past.steps.clear()
-        if state.checks < FIRST_CHECKS:
-            return
+        # In units of the usual square, so that the long steps of a run's beginning do not outweigh all later ones.
+        weight = min(last.length**2 / state.square, LONGEST)
+        state.curvature.add(weight, max(min(abs(curvature), most), noise))
+        self._confirm(gained, curvature)
+        past.steps.clear()
+        return True
+
+    def _choose(self) -> None:
+        """Choose the step size by all that is known."""
+        state = self._state
         cost = state.square * state.curvature.mean
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        lr = reach * max(LEAST, min(SAFETY * state.signal.share(EXPECTED, EXPECTED_TERMS), MOST))
+        lr = reach * SAFETY * state.signal.share
+        state.rising = bool(state.lr) and lr > state.lr * GROWTH
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
 
-    def _confirm(self, gained: float) -> None:
+    def _confirm(self, gained: float, along_last: float) -> None:
         """Take in which part of what the last steps were to gain the present batch confirms."""
         state, past = self._state, self._state.past
         # What a direction usually gains: the noise of what is confirmed averages out over directions.
-        usual = state.gain * math.fsum(past.lrs) / past.num_terms
-        if usual > 0.0:
+        usual = state.gain * math.fsum(step.lr for step in past.steps) / past.num_terms
+        if usual > 0.0 and past.gain > 0.0:
             most = LONGEST * LONGEST * past.num_terms  # a single batch of huge losses is not to decide for long
             own = min(past.gain / usual, most)
-            confirmed = past.confirmed(gained, state.curvature.mean, self._engine.zo_eps) / usual
+            confirmed = past.confirmed(gained, along_last, state.curvature.mean, self._engine.zo_eps) / usual
             state.signal.add(own, min(max(confirmed, -most), most), KEEP_SIGNAL**past.num_terms)
 
     def _look_at(self, record: StepRecord) -> float:
-        """Take in the present step's loss and gradient, and return the gradient's length an element."""
+        """Take in the present step's loss and gradient, and return by which factor it is to be shortened."""
         state = self._state
         state.caution = min(1.0, state.caution * CALM)
         if state.watch.alarm(record.loss) and state.lr:
@@ -247,27 +301,21 @@ class AutoStepSize:
             state.checks = 0  # check every step again
         gradient = self._engine.gradient(record)
         length = math.sqrt(math.fsum(t.coefficient * t.coefficient for t in gradient))
-        if length:
-            slopes = self._engine.method.estimator.projected_grads(record.scalars)
-            gain = math.fsum(slopes[t.query] * t.coefficient for t in gradient)
-            state.past.add(PastStep([(t.step, t.query, t.coefficient) for t in gradient], length, gain))
-        return length
+        if not length:
+            return 1.0
+        slopes = self._engine.method.estimator.projected_grads(record.scalars)
+        gain = math.fsum(slopes[t.query] * t.coefficient for t in gradient)
+        state.past.add(PastStep([(t.step, t.query, t.coefficient) for t in gradient], length, gain))
+        shortened = clipped(length, state.square, LONGEST) / length
+        new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
+        state.gain += new * (gain * shortened * shortened - state.gain)
+        state.square += new * (length * length * shortened * shortened - state.square)
+        return shortened
 
     def took(self, record: StepRecord) -> None:
         """See :class:`zoft.step_size.StepSize`."""
-        state = self._state
-        state.steps += 1
-        last = state.past.last_of(record.step)
-        if last is None:  # the step was skipped, or its estimate was zero
-            return
-        state.past.went(max(record.lrs))
-        square = clipped(last.length, state.square, LONGEST) ** 2
-        gain = last.gain * square / last.length**2
-        new = max(0.05, 1.0 / state.steps) if state.square else 1.0
-        state.gain += new * (gain - state.gain)
-        state.square += new * (square - state.square)
-        if self._choose_eps and state.steps == 1:
-            state.past.steps.clear()  # this step's estimate was made with another zo_eps
+        self._state.steps += 1
+        self._state.past.went(record.step, max(record.lrs))
 
     def state_dict(self) -> dict[str, Any]:
         """See :class:`zoft.step_size.StepSize`."""

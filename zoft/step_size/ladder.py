@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zoft.estimators import Point
-from zoft.noise import Term
+from zoft.step_size import sides
 
 RUNGS = tuple(10.0**power for power in range(-6, 1))
 DIRECTIONS = 2
@@ -38,33 +38,13 @@ class Choice(NamedTuple):
     noise: float
 
 
-def points(step: int, query: int) -> list[Point]:
-    """Return the points to evaluate, theta itself first.
-
-    Args:
-        step: The step whose directions are used.
-        query: The first query of that step that no estimate uses.
-    """
-    return [
-        Point("loss_clean of the zo_eps ladder", ()),
-        *(
-            Point(f"loss at {scale:+.0e} of the zo_eps ladder", (Term(step, query + number, scale),))
-            for number in range(DIRECTIONS)
-            for rung in RUNGS
-            for scale in (rung, -rung)
-        ),
-    ]
+def points(step: int, first_query: int) -> list[Point]:
+    """Return the points to evaluate; see :func:`zoft.step_size.sides.points`."""
+    return sides.points(step, first_query, DIRECTIONS, RUNGS)
 
 
-def differences(losses: Sequence[float]) -> list[float]:
-    """Return, for each direction and rung, the first and the second difference of the losses at :func:`points`."""
-    clean, *others = losses
-    pairs = zip(others[::2], others[1::2], strict=True)
-    return [value for plus, minus in pairs for value in (plus - minus, (plus - clean) + (minus - clean))]
-
-
-def choose(values: Sequence[float], default: float) -> Choice:
-    """Choose zo_eps from the (mean over micro-batches of) :func:`differences`.
+def choose(first_differences: Sequence[float], second_differences: Sequence[float], default: float) -> Choice:
+    """Choose zo_eps from the (means over micro-batches of the) differences of the losses at :func:`points`.
 
     It is the geometric mean of the smallest rung that stands clear of the noise, and of the largest one at which the
     slopes are still, within 30%, those of the rung below, and the second difference is not above the first, half of
@@ -75,12 +55,15 @@ def choose(values: Sequence[float], default: float) -> Choice:
         at the smallest rung, or, where these are zero, half of the smallest difference seen: an upper bound.
     """
     count = len(RUNGS)
-    first, second = ([list(values[k::2])[i * count : (i + 1) * count] for i in range(DIRECTIONS)] for k in (0, 1))
+    first, second = (
+        [values[i * count : (i + 1) * count] for i in range(DIRECTIONS)]
+        for values in (first_differences, second_differences)
+    )
     rungs = range(count)
     slopes = [[row[j] / (2.0 * RUNGS[j]) for row in first] for j in rungs]
     bends = [_norm([row[j] for row in second]) / (_norm([row[j] for row in first]) or math.inf) for j in rungs]
     lowest = _norm([row[0] for row in second]) / math.sqrt(6.0 * DIRECTIONS)
-    noise = lowest or min((abs(v) for v in values if v), default=0.0) / 2.0
+    noise = lowest or min((abs(v) for v in (*first_differences, *second_differences) if v), default=0.0) / 2.0
 
     def clear(j: int) -> bool:
         return _norm([row[j] for row in second]) > _CLEAR * noise * math.sqrt(6.0 * DIRECTIONS)

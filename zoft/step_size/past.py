@@ -23,7 +23,7 @@ class PastStep:
         terms: Its gradient estimate, as (step, query, coefficient).
         length: Of that estimate, an element.
         gain: What it gains to first order for each unit of lr, as its own batch saw it.
-        lr: How far it went; 0 until it is known, and while no step size is chosen.
+        lr: How far it went; 0 until it is known.
     """
 
     terms: list[tuple[int, int, float]]
@@ -43,7 +43,7 @@ class PastStep:
 
 @dataclass
 class Past:
-    """Steps that follow one another up to the present weights; before any moved, as if all had gone equally far.
+    """Steps that moved, up to the present weights.
 
     Attributes:
         steps: The last one at the end.
@@ -57,16 +57,12 @@ class Past:
         while len(self.steps) > 1 and self.num_terms > MOST_TERMS:
             del self.steps[0]
 
-    def last_of(self, step: int) -> PastStep | None:
-        """Return the last step if that is its number, else None: what does not move is not taken in."""
-        last = self.steps[-1] if self.steps else None
-        return last if last is not None and last.terms[0][0] == step else None
-
-    def went(self, lr: float) -> None:
-        """Say how far the last step goes; if it is the first that moves, those before are forgotten."""
-        self.steps[-1].lr = lr
-        if lr and not self.steps[0].lr:
-            del self.steps[:-1]
+    def went(self, step: int, lr: float) -> None:
+        """Say how far that step goes; it is forgotten if it does not move, and nothing is done if it was not added."""
+        if self.steps and self.steps[-1].terms[0][0] == step:
+            self.steps[-1].lr = lr
+            if not lr:
+                del self.steps[-1]
 
     @property
     def num_terms(self) -> int:
@@ -74,47 +70,40 @@ class Past:
         return sum(len(step.terms) for step in self.steps)
 
     @property
-    def has_moved(self) -> bool:
-        """Whether these steps changed the weights."""
-        return any(step.lr for step in self.steps)
-
-    @property
-    def lrs(self) -> list[float]:
-        """The steps' learning rates, or ones."""
-        return [step.lr if self.has_moved else 1.0 for step in self.steps]
-
-    @property
     def square(self) -> float:
         """The squared distance of an element from where it was, for directions that are independent."""
-        return math.fsum((lr * step.length) ** 2 for lr, step in zip(self.lrs, self.steps, strict=True))
+        return math.fsum(step.moved**2 for step in self.steps)
 
     @property
     def gain(self) -> float:
         """What the steps gain to first order, each on its own batch."""
-        return math.fsum(lr * step.gain for lr, step in zip(self.lrs, self.steps, strict=True))
+        return math.fsum(step.lr * step.gain for step in self.steps)
 
     def stretch(self, zo_eps: float) -> float:
         """Return by how much farther back than the weights were one must look, so that the loss differs."""
-        least = zo_eps / math.sqrt(self.square)
-        return max(1.0, least) if self.has_moved else least
+        return max(1.0, zo_eps / math.sqrt(self.square))
 
     def back(self, zo_eps: float) -> tuple[Term, ...]:
         """Return the offset to where the weights were, stretched."""
         stretch = self.stretch(zo_eps)
         return tuple(
-            Term(number, query, stretch * lr * coefficient)
-            for lr, step in zip(self.lrs, self.steps, strict=True)
+            Term(number, query, stretch * step.lr * coefficient)
+            for step in self.steps
             for number, query, coefficient in step.terms
         )
 
-    def confirmed(self, gained: float, curvature: float, zo_eps: float) -> float:
+    def confirmed(self, gained: float, along_last: float, curvature: float, zo_eps: float) -> float:
         """Return what the steps gain to first order on a batch that they had not seen.
 
         Args:
-            gained: That batch's loss at :meth:`back` less that at the present weights, over :meth:`stretch`.
+            gained: That batch's loss at :meth:`back` less that at the present weights, over :meth:`stretch`; of a
+                single step, how much it gains to first order at the present weights.
+            along_last: Curvature along the last step, on that batch.
             curvature: Along directions of unit length an element, on average.
             zo_eps: See :meth:`stretch`.
         """
-        # D the way back, s the stretch: gained = g . D + s/2 D^T H D, g the gradient here. Where each step began, the
-        # gradient was another one, which adds D^T H D in all.
-        return gained + (float(self.has_moved) - self.stretch(zo_eps) / 2.0) * curvature * self.square
+        # D the way back, s the stretch, g the gradient here: gained = g . D + s/2 D^T H D; of a single step g . D.
+        # Where each step began, the gradient was another one, which adds D^T H D in all.
+        if len(self.steps) == 1:
+            return gained + along_last * self.square
+        return gained + (1.0 - self.stretch(zo_eps) / 2.0) * curvature * self.square

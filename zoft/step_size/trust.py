@@ -9,60 +9,72 @@ a part.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
 class Curvature:
-    """The mean curvature along steps, of unit length an element: an estimate of tr H. Long steps count for more.
+    """The mean curvature along steps, of unit length an element: an estimate of tr H.
 
     Attributes:
-        cost: Sum over checks, older ones fading, of the steps' length^2 * curvature.
-        weight: Of length^2.
+        total: Sum over checks, older ones fading, of weight * curvature.
+        weight: Of the weights alone.
     """
 
-    cost: float = 0.0
+    total: float = 0.0
     weight: float = 0.0
 
     def fade(self, keep: float) -> None:
         """Let what is known count for less."""
-        self.cost, self.weight = keep * self.cost, keep * self.weight
+        self.total, self.weight = keep * self.total, keep * self.weight
 
-    def add(self, length: float, curvature: float) -> None:
-        """Take in one step: its length, and the curvature along it."""
-        self.cost += length * length * curvature
-        self.weight += length * length
+    def add(self, weight: float, curvature: float) -> None:
+        """Take in the curvature along one step, or the mean of several."""
+        self.total += weight * curvature
+        self.weight += weight
 
     @property
     def mean(self) -> float:
         """The mean; 0 while nothing is known."""
-        return self.cost / self.weight if self.weight else 0.0
+        return self.total / self.weight if self.weight else 0.0
+
+
+PARTS = tuple((number + 0.5) / 25.0 for number in range(25))  # that may be confirmed
+# What is thought of each beforehand: most often it is little, but nothing is out of the question.
+_PRIOR = tuple(math.exp(-0.5 * (part / 0.07) ** 2) + 0.0044 for part in PARTS)
+# Degrees of freedom of Student's t, since what is confirmed has heavy tails, like the curvature in it; and its squared
+# scale as a part of the variance, with which it fits what is normally distributed best.
+_TAILS, _SCALE = 4.0, 0.69
 
 
 @dataclass
 class Signal:
     """Which part of the slopes that steps have on their own batches another batch confirms.
 
+    If a direction's slopes on two batches have correlation s and the variance 1, and steps saw slopes on their own
+    batches whose squares sum to ``own``, then of that sum another batch confirms ``s own``, give or take
+    ``sqrt((1 - s^2) own)``.
+
     Attributes:
-        own: Sum over past steps, older ones fading, of what they gain to first order, as their own batches saw it.
-        confirmed: The same as another batch sees it.
+        evidence: The log-likelihood of each of :data:`PARTS`, older checks fading.
     """
 
-    own: float = 0.0
-    confirmed: float = 0.0
+    evidence: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
 
     def add(self, own: float, confirmed: float, keep: float) -> None:
         """Let what is known count for less, and take in more."""
-        self.own, self.confirmed = keep * self.own + own, keep * self.confirmed + confirmed
+        for number, part in enumerate(PARTS):
+            scale = _SCALE * (1.0 - part * part) * own
+            apart = (confirmed - part * own) ** 2 / scale
+            likelihood = -0.5 * math.log(scale) - 0.5 * (_TAILS + 1.0) * math.log1p(apart / _TAILS)
+            self.evidence[number] = keep * self.evidence[number] + likelihood
 
-    def share(self, expected: float, weight: float) -> float:
-        """Return the part, in [0, 1], as if steps of that ``weight`` had been seen with the ``expected`` one before.
-
-        Where that is more: what was seen, less two standard errors. Of one direction that is about 1, its own slope.
-        """
-        cautious = (self.confirmed + expected * weight) / (self.own + weight)
-        sure = (self.confirmed - 2.0 * math.sqrt(self.own)) / self.own if self.own else 0.0
-        return min(1.0, max(0.0, cautious, sure))
+    @property
+    def share(self) -> float:
+        """The part to be expected, in (0, 1): a step size that is proportional to it gains most on average."""
+        most = max(self.evidence)
+        weights = [prior * math.exp(e - most) for prior, e in zip(_PRIOR, self.evidence, strict=True)]
+        return math.fsum(w * part for w, part in zip(weights, PARTS, strict=True)) / math.fsum(weights)
 
 
 # Loss statistics: what a step leaves of the slow and the fast mean, the steps until they mean something, and the rise
