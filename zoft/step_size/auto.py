@@ -23,7 +23,7 @@ from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
 DIRECTIONS = 4  # along which curvature is measured before the first step
-FIRST_CHECKS = 4  # at successive steps, from the second one and after an alarm
+FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at successive steps
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
@@ -34,6 +34,7 @@ CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a seco
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
 LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones; its weight, in mean squares
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
+_START_POINTS = 1 + 2 * DIRECTIONS
 _UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured
 
@@ -49,6 +50,7 @@ class State:
         square: Running mean square of the steps' lengths.
         gain: Running mean of their gains.
         checks: Checks since the start or the last alarm.
+        alarmed: Whether the first checks after an alarm are still to be made.
         lr: The step size; 0 until it is chosen.
         rising: Whether the last check would have had it grow by more than it may at once.
         caution: Factor on it, in (0, 1], below 1 after an alarm.
@@ -67,6 +69,7 @@ class State:
     square: float = 0.0
     gain: float = 0.0
     checks: int = 0
+    alarmed: bool = False
     lr: float = 0.0
     rising: bool = False
     caution: float = 1.0
@@ -126,21 +129,22 @@ class AutoStepSize:
 
     @property
     def _allowed(self) -> float:
-        """How many forwards checks may have taken by now."""
+        """How many forwards may have gone into probing by now."""
         spent = self._state.steps * self._engine.method.estimator.forwards
-        return OVERHEAD * spent + FRONT * math.sqrt(spent)
+        start = _START_POINTS + self._choose_eps * ladder.NUM_POINTS
+        return start + OVERHEAD * spent + FRONT * math.sqrt(spent)
 
     @property
     def _at_start(self) -> bool:
         """Whether no curvature is known yet, which is then measured along directions that no estimate uses."""
         known = self._state.curvature
-        return not known.mean and (not known.weight or self._state.forwards + 1 + 2 * DIRECTIONS <= self._allowed)
+        return not known.mean and self._state.forwards + _START_POINTS <= self._allowed
 
     @property
     def _is_due(self) -> bool:
         state = self._state
-        unsettled = state.checks < FIRST_CHECKS or state.rising
-        return bool(state.past.steps) and (unsettled or state.forwards + self._check_forwards <= self._allowed)
+        at_once = state.alarmed or state.rising
+        return bool(state.past.steps) and (at_once or state.forwards + self._check_forwards <= self._allowed)
 
     @property
     def _check_forwards(self) -> int:
@@ -221,7 +225,7 @@ class AutoStepSize:
             state.noise, state.forwards = gained if gained < 1e-3 * _UNREAL else 0.0, ladder.NUM_POINTS
         else:
             if self._at_start:
-                state.forwards += 1 + 2 * DIRECTIONS
+                state.forwards += _START_POINTS
                 known = self._begin(curvature, loss)
             elif self._is_due:
                 state.forwards += self._check_forwards
@@ -255,6 +259,7 @@ class AutoStepSize:
         state, past = self._state, self._state.past
         last = past.steps[-1]
         state.checks += 1
+        state.alarmed = state.alarmed and state.checks < FIRST_CHECKS
         if not abs(curvature) < 1e-3 * _UNREAL:
             state.caution *= CAUTION
             return False
@@ -298,7 +303,7 @@ class AutoStepSize:
         if state.watch.alarm(record.loss) and state.lr:
             state.caution *= CAUTION
             state.curvature.fade(0.1)
-            state.checks = 0  # check every step again
+            state.checks, state.alarmed = 0, True
         gradient = self._engine.gradient(record)
         length = math.sqrt(math.fsum(t.coefficient * t.coefficient for t in gradient))
         if not length:
