@@ -194,6 +194,8 @@ MEZO: dict[str, Any] = {"method": "mezo"}
 FZOO: dict[str, Any] = {"method": "fzoo"}
 MEAZO: dict[str, Any] = {"method": "meazo"}
 LOZO: dict[str, Any] = {"method": "lozo"}
+HIZOO: dict[str, Any] = {"method": "hizoo"}
+ES: dict[str, Any] = {"method": "es"}
 CASES = {
     "digits-logistic-mezo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, MEZO),
     "digits-mlp-mezo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEZO),
@@ -211,13 +213,21 @@ CASES = {
     "digits-mlp-meazo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEAZO),
     "digits-logistic-lozo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, LOZO),
     "imdb-head-meazo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, MEAZO),
-    # After the last change of a constant:
     "cancer-mlp-mezo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, MEZO),
     "digits-logistic-fzoo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, FZOO),
     "tomatoes-head-fzoo": Case(
         lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, FZOO
     ),
     "wine-mlp-fzoo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 1000, FZOO),
+    # Run once, after the last change of a constant:
+    "digits-mlp-lozo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, LOZO),
+    "digits-mlp-hizoo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, HIZOO),
+    "cancer-mlp-meazo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, MEAZO),
+    "cancer-logistic-fzoo": Case(lambda: tabular("breast_cancer"), logistic(30, 2), 1e-2, 1000, FZOO, linear=True),
+    "wine-logistic-es": Case(lambda: tabular("wine"), logistic(13, 3), 1e-2, 1000, ES),
+    "tomatoes-lora-mezo": Case(
+        lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-3, 800, MEZO, 8
+    ),
 }
 
 

@@ -28,7 +28,7 @@ FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
-SAFETY = 0.6  # the step size as a part of that which lowers the loss most
+SAFETY = 0.5  # the step size as a part of that which lowers the loss most
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
