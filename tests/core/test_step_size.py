@@ -438,6 +438,26 @@ def test_forwards_are_counted() -> None:
     assert run.calls == estimates + run.opt.step_size.forwards + proof
 
 
+def test_with_a_given_zo_eps_the_first_step_moves_and_with_a_measured_one_the_second() -> None:
+    for zo_eps, waits in ((1e-3, 0), (None, 1)):
+        model = Bowl(spectrum())
+        opt, rates = auto(model, zo_eps=zo_eps), []
+        for _ in range(3):
+            opt.step(model)
+            rates.append(opt.step_size.figures["zo_lr"])
+        assert [rate > 0.0 for rate in rates] == [step >= waits for step in range(3)]
+
+
+def test_probing_costs_a_twentieth_of_a_long_run() -> None:
+    """And what is spent at the start, and while the step size grows to what it should be."""
+    model = Bowl(spectrum())
+    opt = auto(model, zo_eps=1e-3)
+    for _ in range(2000):
+        opt.step(model)
+    estimates = 2 * 2000
+    assert 0.05 * estimates < opt.step_size.forwards < 9 + 0.05 * estimates + 3.0 * math.sqrt(estimates) + 30
+
+
 # --- learning rates are relative -----------------------------------------------------------------------
 
 
