@@ -20,7 +20,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import MOST, SHRINK
+from zoft.step_size.auto import SAFETY, SHRINK
 from zoft.step_size.trust import Curvature, Signal, Watch, clipped
 from zoft.types import StepRecord
 
@@ -80,10 +80,10 @@ def test_the_step_size_of_mezo_is_the_safe_part_of_the_best_within_a_factor_of_t
     opt = auto(model, num_queries=queries, distribution=distribution, seed=3)
     first = until_chosen(opt, model)
     assert "tr H" in opt.step_size.said and f"{first:.2e}" in opt.step_size.said
-    assert 0.02 <= first / best_of(model, queries) <= 2.0 * MOST, "careful, while little is known of the noise"
+    assert 0.02 <= first / best_of(model, queries) <= 2.0 * SAFETY, "careful, while little is known of the noise"
     for _ in range(200):
         opt.step(model)
-    assert 0.5 <= opt.step_size.figures["zo_lr"] / (MOST * best_of(model, queries)) <= 2.0
+    assert 0.5 <= opt.step_size.figures["zo_lr"] / (SAFETY * best_of(model, queries)) <= 2.0
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
@@ -95,7 +95,7 @@ def test_the_step_size_of_a_normalised_one_sided_method_is_too(distribution: str
         opt.step(model)
     best = best_of(model, 8) * float((model.h * model.w.detach()).norm())
     # Means of past slopes lag behind a loss that falls fast; twice the best is where steps stop being stable.
-    assert 0.4 <= opt.step_size.figures["zo_lr"] / (MOST * best) <= 3.0
+    assert 0.4 <= opt.step_size.figures["zo_lr"] / (SAFETY * best) <= 3.0
 
 
 ABLE = [name for name in method_names() if build_method(zoft.ZOConfig(name)).can_measure_lr]

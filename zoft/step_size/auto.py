@@ -28,8 +28,7 @@ FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
-# The step size as a part of that which lowers the loss most, and at most as a part of what curvature alone allows.
-SAFETY, MOST = 0.6, 0.5
+SAFETY = 0.5  # the step size as a part of that which lowers the loss most
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
@@ -279,7 +278,7 @@ class AutoStepSize:
         state = self._state
         cost = state.square * state.curvature.mean
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        lr = reach * min(SAFETY * state.signal.share, MOST)
+        lr = reach * SAFETY * state.signal.share
         state.rising = bool(state.lr) and lr > state.lr * GROWTH
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
 
