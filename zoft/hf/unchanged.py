@@ -69,8 +69,8 @@ def why_unchanged(
     if not moving:
         if any(record.probe for record in taken):
             return (
-                "the step size was still being measured (zo_lr auto), which takes the first step, or more if losses are "
-                "not finite or do not bend. Take more steps (max_steps), or give a learning_rate (and zo_lr given)."
+                "the step size was still being measured (zo_lr auto), which takes the first step, or more if losses "
+                "are not finite or do not bend. Take more steps (max_steps), or give a learning_rate (and zo_lr given)."
             )
         return "the learning rate was 0 at each. Check learning_rate, lr_scheduler_type and the warm-up."
     if not any(any(projected_grads(record.scalars)) for record in moving):
