@@ -219,7 +219,7 @@ CASES = {
         lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, FZOO
     ),
     "wine-mlp-fzoo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 1000, FZOO),
-    # Run once, after the last change of a constant:
+    # Added when the rules stood (docs/step-size.md):
     "digits-mlp-lozo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, LOZO),
     "digits-mlp-hizoo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, HIZOO),
     "cancer-mlp-meazo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, MEAZO),
