@@ -186,8 +186,8 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`."""
         values: list[float] = []
         if self._on_ladder:
-            first, second = sides.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
-            values = first + second
+            slopes, bends = sides.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
+            values = slopes + bends
         elif not all(map(math.isfinite, losses)):
             values = [_UNREAL] * 2
         elif self._at_start:
@@ -195,11 +195,12 @@ class AutoStepSize:
         elif losses:
             clean, minus, plus, *earlier = losses
             past, scale = self._state.past, self._scale
-            slope = (plus - minus) / (2.0 * scale)
+            (first,), (second,) = sides.differences([clean, plus, minus])
+            slope = first / (2.0 * scale)
             gained = (
                 (earlier[0] - clean) / past.stretch(self._engine.zo_eps) if earlier else past.steps[0].moved * slope
             )
-            values = [gained, ((plus - clean) + (minus - clean)) / (scale * scale)]
+            values = [gained, second / (scale * scale)]
         return values + [0.0] * (self.num_values - len(values))
 
     def probe(self, total: Sequence[float]) -> tuple[float, ...]:
@@ -222,7 +223,7 @@ class AutoStepSize:
         loss = 0.0 if record.skipped else record.loss
         known, shortened = False, 1.0
         if self._on_ladder:  # this step's estimate was made with another zo_eps, and is not looked at
-            state.noise, state.forwards = gained if gained < 1e-3 * _UNREAL else 0.0, ladder.NUM_POINTS
+            state.noise, state.forwards = gained if _is_real(gained) else 0.0, ladder.NUM_POINTS
         else:
             if self._at_start:
                 state.forwards += _START_POINTS
@@ -248,7 +249,7 @@ class AutoStepSize:
 
     def _begin(self, curvature: float, loss: float) -> bool:
         """Take in the curvature at the start, and return whether it was real."""
-        if not abs(curvature) < 1e-3 * _UNREAL:
+        if not _is_real(curvature):
             return False
         known = max(curvature, self._noise(loss, self._engine.zo_eps))
         self._state.curvature.add(DIRECTIONS, known)
@@ -259,7 +260,7 @@ class AutoStepSize:
         state, past = self._state, self._state.past
         state.checks += 1
         state.alarmed = state.alarmed and state.checks < FIRST_CHECKS
-        if not abs(curvature) < 1e-3 * _UNREAL:
+        if not _is_real(curvature):
             state.caution *= CAUTION
             return False
         noise = self._noise(loss, self._scale)
@@ -332,3 +333,8 @@ class AutoStepSize:
             "watch": Watch(**state["watch"]),
         }
         self._state = State(**{**state, **parts})
+
+
+def _is_real(measured: float) -> bool:
+    """Whether what was measured comes from finite losses alone."""
+    return abs(measured) < 1e-3 * _UNREAL
