@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise_checks import assert_same_bits
+from noise_checks import assert_same_bits, check_mirrors
 
 from zoft import noise
 from zoft.noise import Span, Term, cpu, reference, spec
@@ -94,6 +94,33 @@ def test_nan_and_infinite_weights_stay_what_they_are(dtype: torch.dtype, distrib
         assert out[0].isnan()
         assert out[1:3].tolist() == [float("inf"), -float("inf")]
         assert out[3].isfinite()
+
+
+@every_dtype
+@every_distribution
+@every_rounding
+@pytest.mark.parametrize("backend", [reference, cpu, noise], ids=lambda b: b.__name__)
+def test_a_mirror_has_the_bits_of_negated_coefficients(
+    backend: ModuleType, dtype: torch.dtype, distribution: noise.Distribution, rounding: noise.Rounding
+) -> None:
+    check_mirrors(backend.combine, weights(20_011, dtype), distribution, rounding)
+
+
+@every_distribution
+def test_mirrors_of_many_tensors_are_theirs_whatever_their_type(distribution: noise.Distribution) -> None:
+    """An empty tensor among them, and an output that is its own base."""
+    bases = [weights(size, DTYPES[i % 4], i) for i, size in enumerate([4_608, 0, 37, 70_001, 1, 4_096, 0, 9_000])]
+    outs, mirrors, wanted = ([base.clone() for base in bases] for _ in range(3))
+    spans = [Span(out, out, i) for i, out in enumerate(outs)]
+    noise.combine(spans, TERMS, key=KEY, distribution=distribution, mirrors=mirrors)
+    negated = [term._replace(coefficient=-term.coefficient) for term in TERMS]
+    noise.combine([Span(w, w, i) for i, w in enumerate(wanted)], negated, key=KEY, distribution=distribution)
+    for mirror, want in zip(mirrors, wanted, strict=True):
+        assert_same_bits(mirror, want)
+    for out, base, i in zip(outs, bases, range(8), strict=True):
+        want = torch.empty_like(base)
+        noise.combine([Span(want, base, i)], TERMS, key=KEY, distribution=distribution)
+        assert_same_bits(out, want)
 
 
 @every_dtype

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from noise_checks import assert_same_bits
+from noise_checks import assert_same_bits, check_mirrors
 
 from zoft import noise
 from zoft.noise import Span, Term, cuda, reference
@@ -69,6 +69,15 @@ def test_kernels_equal_the_reference(
         )
         results.append(out)
     assert_same_bits(*results)
+
+
+@every_dtype
+@every_distribution
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_a_mirror_has_the_bits_of_negated_coefficients(
+    device: str, dtype: torch.dtype, distribution: noise.Distribution, rounding: noise.Rounding
+) -> None:
+    check_mirrors(cuda.combine, weights(5_000, dtype, device), distribution, rounding)
 
 
 @every_distribution
@@ -170,12 +179,14 @@ def test_no_direction_leaves_the_weights_to_decay(device: str, count: int) -> No
     assert torch.equal(out, base * 0.25)
 
 
-@pytest.mark.parametrize("check", ["_agrees", "_adds"])
-def test_a_kernel_that_gives_other_bits_is_not_used(device: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("check", "of"), [("_agrees", (False,)), ("_agrees", (True,)), ("_adds", ())])
+def test_a_kernel_that_gives_other_bits_is_not_used(
+    device: str, check: str, of: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     agrees = getattr(cuda, check)
     agrees.cache_clear()
-    assert agrees(torch.device(device), torch.bfloat16)
-    if device == "cpu" and check == "_agrees":
+    assert agrees(torch.device(device), torch.bfloat16, *of)
+    if device == "cpu" and check == "_agrees" and of == (False,):
         kernel = sys.modules[KERNEL]
         monkeypatch.setattr(kernel, "ROUNDS", type(kernel.ROUNDS)(9))
     else:  # on a GPU Triton refuses to run a compiled kernel whose constants have changed
@@ -183,7 +194,7 @@ def test_a_kernel_that_gives_other_bits_is_not_used(device: str, check: str, mon
         monkeypatch.setattr(cuda, "_launch", lambda *args: (launch(*args), args[2].view(-1)[3:4].zero_()))
     agrees.cache_clear()
     with pytest.warns(noise.cuda.ZoftWarning, match="do not give the specified bits"):
-        assert not agrees(torch.device(device), torch.bfloat16)
+        assert not agrees(torch.device(device), torch.bfloat16, *of)
     agrees.cache_clear()
 
 
@@ -199,10 +210,11 @@ def test_roots_are_correctly_rounded_for_all_radii() -> None:
     assert_same_bits(first_of_pairs(words), expected)
 
 
+@pytest.mark.parametrize("mirrored", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("native", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("code", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 def test_compiled_code_rounds_every_operation_on_its_own(
-    code: int, native: bool, monkeypatch: pytest.MonkeyPatch
+    code: int, native: bool, mirrored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton compiles for a GPU without one: no multiply-add is fused but the two of each square root."""
     from triton.backends.compiler import GPUTarget
@@ -211,11 +223,11 @@ def test_compiled_code_rounds_every_operation_on_its_own(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     sys.modules.pop(KERNEL, None)
     kernel = importlib.import_module(KERNEL)
-    names = ("code", "distribution", "stochastic", "tiles", "native")
+    names = ("code", "distribution", "stochastic", "tiles", "native", "mirrored")
     source = ASTSource(
         fn=kernel.combine_tiles,
         signature={"items": "*i64", "call": "*i64", **dict.fromkeys(names, "constexpr")},
-        constexprs=dict(zip(names, (code, 0, code == 1, 16, native), strict=True)),
+        constexprs=dict(zip(names, (code, 0, code == 1, 16, native, mirrored), strict=True)),
     )
     options = {"num_warps": 4, "enable_fp_fusion": False}
     ptx = compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
+def _backend(tensor: torch.Tensor, distribution: Distribution, mirrored: bool = False) -> ModuleType:
     """Pick the implementation for a tensor; a new device's kernels are added here."""
     check_distribution(distribution)
     if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
@@ -62,7 +62,7 @@ def _backend(tensor: torch.Tensor, distribution: Distribution) -> ModuleType:
         )
     if cpu.supports(tensor):
         return cpu
-    return cuda if cuda.supports(tensor) else reference
+    return cuda if cuda.supports(tensor) and (not mirrored or cuda.supports_mirrors(tensor)) else reference
 
 
 def combine(
@@ -74,6 +74,7 @@ def combine(
     decay: float = 1.0,
     rounding: Rounding = "nearest",
     rounding_step: int = 0,
+    mirrors: Sequence[torch.Tensor] = (),
 ) -> None:
     """Write ``round(decay * base + sum_k coefficient_k * z_k)`` to every span's ``out``.
 
@@ -90,24 +91,27 @@ def combine(
         rounding: ``"nearest"`` (ties to even), or ``"stochastic"``: 16-bit results are rounded up with
             probability equal to the remainder, by bits addressed with ``rounding_step``.
         rounding_step: Step number for the rounding bits.
+        mirrors: For each span, if for any, where the same with every coefficient negated is written: tensors like
+            ``out`` that share no memory with it or ``base``. The noise is made once for both.
 
     Raises:
         ConfigError: If a dtype is not a 16-, 32- or 64-bit float, an address is out of range, or the
             distribution is unknown.
     """
-    batches: dict[tuple[torch.device, torch.dtype], list[Span]] = {}
-    for span in spans:
+    batches: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, span in enumerate(spans):
         if span.out.numel():
-            batches.setdefault((span.out.device, span.out.dtype), []).append(span)
-    for batch in batches.values():
-        _backend(batch[0].out, distribution).combine(
-            batch,
+            batches.setdefault((span.out.device, span.out.dtype), []).append(place)
+    for places in batches.values():
+        _backend(spans[places[0]].out, distribution, bool(mirrors)).combine(
+            [spans[place] for place in places],
             terms,
             key=key,
             distribution=distribution,
             decay=decay,
             rounding=rounding,
             rounding_step=rounding_step,
+            mirrors=[mirrors[place] for place in places] if mirrors else (),
         )
 
 

@@ -321,6 +321,13 @@ def _write(out, base, in_place, total, decay):
             out[i] = base[i] * decay + total[i]
 
 
+@njit
+def _write_mirror(out, base, total, decay):
+    """``out = base * decay - total`` for float32 and float64 weights."""
+    for i in range(len(out)):
+        out[i] = base[i] * decay + (total.dtype.type(0.0) - total[i])  # from zero, as negated products are summed
+
+
 @njit(nogil=True, cache=True)
 def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, stochastic, rounding_step):
     """Process the part ``[low, high)`` of the concatenated work items.
@@ -331,12 +338,13 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
     words = np.empty((4, _L), np.uint32)
     total = np.zeros(_CHUNK, np.float32)
     total64 = np.zeros(_CHUNK if code == _F64 else 1, np.float64)
+    negated = np.empty(_CHUNK, np.float32)
     draws = np.empty(_CHUNK if stochastic else 1, np.uint32)
     decay32 = float32(decay)
     size = int64(4 if code == _F32 else (8 if code == _F64 else 2))
     passed = int64(0)
     for item in range(len(items)):
-        out_address, base_address, count, start, parameter_number = items[item]
+        out_address, base_address, count, start, parameter_number, mirror_address = items[item]
         begin = min(max(low - passed, int64(0)), count)
         end = min(high - passed, count)
         passed += count
@@ -352,6 +360,7 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
             first = (start + at) - chunk * _CHUNK
             n = min(_CHUNK - first, end - at)
             base, out = uint64(base_address + at * size), uint64(out_address + at * size)
+            mirror = uint64(mirror_address + at * size)
             if code == _F64:
                 total64[first : first + n] = 0.0
             if len(terms) == 0:
@@ -372,16 +381,26 @@ def _combine_part(items, terms, low, high, code, distribution, k0, k1, decay, st
                         total64[i] += float64(total[i]) * coefficient
             if code == _F64:
                 w64, o64 = carray(_pointer_f64(base), n), carray(_pointer_f64(out), n)
+                if mirror_address:
+                    _write_mirror(carray(_pointer_f64(mirror), n), w64, total64[first:], decay)
                 _write(o64, w64, base == out, total64[first:], decay)
             elif code == _F32:
                 w32, o32 = carray(_pointer_f32(base), n), carray(_pointer_f32(out), n)
+                if mirror_address:
+                    _write_mirror(carray(_pointer_f32(mirror), n), w32, total[first:], decay32)
                 _write(o32, w32, base == out, total[first:], decay32)
             else:
                 if stochastic:
                     c3 = uint32(_ROUND << 24)
                     _fill_rounding(draws, words, first, first + n, chunk, k0, k1, parameter, rounding_step, c3)
+                of_place = draws[min(first, len(draws)) :]
+                if mirror_address:
+                    for i in range(first, first + n):
+                        negated[i] = _ZERO - total[i]
+                    _fold_base(code, base, n, negated[first:], decay32)
+                    _store(code, mirror, n, negated[first:], of_place, stochastic)
                 _fold_base(code, base, n, total[first:], decay32)
-                _store(code, out, n, total[first:], draws[min(first, len(draws)) :], stochastic)
+                _store(code, out, n, total[first:], of_place, stochastic)
             at += n
 
 
@@ -392,13 +411,13 @@ def combine_parts(call):
     ``call`` is an int64 array: next part, number of parts, total elements, number of items, number of terms,
     dtype code, distribution code, low key, high key, stochastic, rounding step, decay (its bits); then for
     each term step, query, coefficient (its bits); then for each item the addresses of its output and its
-    base, its length, its start and its parameter.
+    base, its length, its start, its parameter, and the address of its mirror (0: none).
     """
     head = carray(call, _CALL_HEADER)
     parts, total, items, terms = head[1], head[2], head[3], head[4]
-    whole = carray(call, _CALL_HEADER + 3 * terms + 5 * items)
+    whole = carray(call, _CALL_HEADER + 3 * terms + 6 * items)
     term_rows = whole[_CALL_HEADER : _CALL_HEADER + 3 * terms].reshape(terms, 3)
-    item_rows = whole[_CALL_HEADER + 3 * terms :].reshape(items, 5)
+    item_rows = whole[_CALL_HEADER + 3 * terms :].reshape(items, 6)
     while True:
         part = _fetch_add_one(call)
         if part >= parts:

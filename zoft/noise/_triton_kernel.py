@@ -33,8 +33,8 @@ MINUS_TWO_LN2, ANGLE_STEP = tl.constexpr(spec.MINUS_TWO_LN2_BITS), tl.constexpr(
 F32, BF16, F16, F64 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 GAUSSIAN, RADEMACHER = tl.constexpr(0), tl.constexpr(1)
 TOTAL, PRODUCT = tl.constexpr(2), tl.constexpr(3)  # no noise: sums that are there, or products of thin matrices
-# Address written, address read, count, start, parameter, first program; the address of the sums or of the left matrix,
-# that of the right matrix, its width, how many products an element sums, the left matrix's first row, how many it has.
+# Address written, address read, count, start, parameter, first program; the address of the sums, of the left matrix or,
+# of noise, of the mirror; that of the right matrix, its width, how many products an element sums, the left matrix's first row, how many it has.
 ITEM_FIELDS = tl.constexpr(12)
 CALL_HEADER = tl.constexpr(7)
 TERM_FIELDS = tl.constexpr(3)  # step, query, coefficient (the bits of a float64)
@@ -330,6 +330,7 @@ def combine_tiles(
     stochastic: tl.constexpr,
     tiles: tl.constexpr,
     native: tl.constexpr,
+    mirrored: tl.constexpr,
 ):
     """Process a program's groups of ``tiles`` tiles, all of one work item.
 
@@ -343,6 +344,7 @@ def combine_tiles(
         stochastic: Whether 16-bit results are rounded stochastically.
         tiles: How many tiles a group has: a power of two, at most those that share a Rademacher block.
         native: Whether the processor is NVIDIA's, whose instructions are then used for square roots and for rounding.
+        mirrored: Whether the same with negated sums is written, too, to an item's mirror.
     """
     item_count, term_count = tl.load(call), tl.load(call + 1)
     k0, k1 = tl.load(call + 2), tl.load(call + 3)
@@ -391,16 +393,22 @@ def combine_tiles(
 
         size = 8 if code == F64 else 4 if code == F32 else 2
         to, of = out + beyond * size, base + beyond * size
+        also = sums + beyond * size  # read where ``mirrored``
         draws = (d0, d1, d2, d3)
         if (lowest == 0) & (highest == TILE * tiles):  # all but the item's ends
-            _move_tiles(to, of, place, lowest, highest, True, totals, draws, decay, code, stochastic, native)
+            _move_tiles(
+                to, also, of, place, lowest, highest, True, totals, draws, decay, code, stochastic, native, mirrored
+            )
         else:
-            _move_tiles(to, of, place, lowest, highest, False, totals, draws, decay, code, stochastic, native)
+            _move_tiles(
+                to, also, of, place, lowest, highest, False, totals, draws, decay, code, stochastic, native, mirrored
+            )
 
 
 @triton.jit
 def _move_tiles(
     out,
+    mirror,
     base,
     place,
     lowest,
@@ -412,6 +420,7 @@ def _move_tiles(
     code: tl.constexpr,
     stochastic: tl.constexpr,
     native: tl.constexpr,
+    mirrored: tl.constexpr,
 ):
     """Read, move and write the eight runs of lanes that a tile has, two to a draw."""
     # All are read before any is written: the compiler, which does not know that places differ, could not do that.
@@ -420,3 +429,6 @@ def _move_tiles(
         draw = draws[run // 2] & 0xFFFF if run % 2 == 0 else draws[run // 2] >> 16
         new = _moved(olds[run], totals[run], draw, decay, code, stochastic, native)
         _write(out, place + run * LANES, lowest, highest, whole, new, code)
+        if mirrored:  # from zero, as negated products are summed: so a sum of zero keeps its sign
+            opposite = _moved(olds[run], 0.0 - totals[run], draw, decay, code, stochastic, native)
+            _write(mirror, place + run * LANES, lowest, highest, whole, opposite, code)

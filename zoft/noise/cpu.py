@@ -26,6 +26,7 @@ _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 # Below this many elements waking a second core costs more than it saves.
 _MIN_ELEMENTS_PER_THREAD = 16_384
 _PARTS_PER_THREAD = 8
+_FIELDS = 6  # numbers of a work item
 
 
 def supports(tensor: torch.Tensor) -> bool:
@@ -44,7 +45,7 @@ def _run(
     stochastic: bool = False,
     rounding_step: int = 0,
 ) -> None:
-    """Run the kernel on work items, five numbers each; see :func:`zoft.noise._cpu_kernel.combine_parts`."""
+    """Run the kernel on work items, six numbers each; see :func:`zoft.noise._cpu_kernel.combine_parts`."""
     # All of torch's team or nobody: OpenMP ends the threads that a smaller team leaves over, and torch's next
     # operation then waits for new ones to start.
     threads = torch.get_num_threads() if total >= 2 * _MIN_ELEMENTS_PER_THREAD else 1
@@ -55,7 +56,7 @@ def _run(
             0,
             parts,
             total,
-            len(items) // 5,
+            len(items) // _FIELDS,
             len(terms),
             _DTYPE_CODE[dtype],
             _DISTRIBUTION_CODE[distribution],
@@ -86,13 +87,15 @@ def combine(
     decay: float = 1.0,
     rounding: Rounding = "nearest",
     rounding_step: int = 0,
+    mirrors: Sequence[torch.Tensor] = (),
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
     items, total = array("q"), 0
-    for span in spans:
+    also = [mirror.data_ptr() for mirror in mirrors] or [0] * len(spans)
+    for span, mirror in zip(spans, also, strict=True):
         count = span.out.numel()
-        items.extend((span.out.data_ptr(), span.base.data_ptr(), count, span.start, span.parameter))
+        items.extend((span.out.data_ptr(), span.base.data_ptr(), count, span.start, span.parameter, mirror))
         total += count
     dtype = spans[0].out.dtype
     _run(items, total, dtype, terms, key, distribution, decay, rounding == "stochastic", rounding_step)
@@ -113,7 +116,7 @@ def combine_rows(
     count, width = out.shape
     index = rows.to(torch.int64).numpy()
     row_bytes = width * base.element_size()
-    table = np.empty((count, 5), np.int64)
+    table = np.zeros((count, _FIELDS), np.int64)
     table[:, 0] = out.data_ptr() + np.arange(count) * row_bytes
     table[:, 1] = base.data_ptr() + index * row_bytes
     table[:, 2] = width

@@ -34,7 +34,12 @@ _INT64, _FLOAT64 = struct.Struct("q"), struct.Struct("d")
 
 def supports(tensor: torch.Tensor) -> bool:
     """Whether the kernels can work on this tensor, and do so to the bit; tried once for each device and dtype."""
-    return tensor.is_cuda and tensor.dtype in _DTYPE_CODE and _agrees(tensor.device, tensor.dtype)
+    return tensor.is_cuda and tensor.dtype in _DTYPE_CODE and _agrees(tensor.device, tensor.dtype, False)
+
+
+def supports_mirrors(tensor: torch.Tensor) -> bool:
+    """Whether :func:`combine` can write mirrors of this tensor, to the bit; see :func:`supports`."""
+    return supports(tensor) and _agrees(tensor.device, tensor.dtype, True)
 
 
 def supports_adding(tensor: torch.Tensor) -> bool:
@@ -43,7 +48,7 @@ def supports_adding(tensor: torch.Tensor) -> bool:
 
 
 @cache
-def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
+def _agrees(device: torch.device, dtype: torch.dtype, mirrored: bool) -> bool:
     """Hold the kernels against the reference: a compiler that rounds otherwise would break replays silently."""
     if find_spec("triton") is None:
         return False
@@ -52,7 +57,7 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     for distribution, rounding in itertools.product(spec.DISTRIBUTIONS, ROUNDINGS):
         results = []
         for backend_combine in (combine, reference.combine):
-            out = torch.empty_like(base)
+            out, mirror = torch.zeros_like(base), torch.zeros_like(base)
             backend_combine(
                 [Span(out, base, 3, 4000)],
                 [Term(1, 0, 1e-3), Term(1, 1, -0.3)],
@@ -61,8 +66,9 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
                 decay=0.999,
                 rounding=rounding,
                 rounding_step=1,
+                mirrors=[mirror] if mirrored else (),
             )
-            results.append(out)
+            results.append(torch.stack([out, mirror]))
         same.append(torch.equal(*results))
     return _says(all(same), device, dtype)
 
@@ -111,11 +117,13 @@ def combine(
     decay: float = 1.0,
     rounding: Rounding = "nearest",
     rounding_step: int = 0,
+    mirrors: Sequence[torch.Tensor] = (),
 ) -> None:
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype and one device."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
     call = _Call(terms, key, decay, rounding, rounding_step)
-    _move(spans, [()] * len(spans), call, _DISTRIBUTION_CODE[distribution])
+    also = [(mirror.data_ptr(),) for mirror in mirrors] or [()] * len(spans)
+    _move(spans, also, call, _DISTRIBUTION_CODE[distribution], mirrored=bool(mirrors))
 
 
 def add(span: Span, total: torch.Tensor, decay: float, rounding: Rounding, rounding_step: int, key: int) -> None:
@@ -156,7 +164,9 @@ class _Call(NamedTuple):
     rounding_step: int = 0
 
 
-def _move(spans: Sequence[Span], more: Sequence[tuple[int, ...]], call: _Call, what: int) -> None:
+def _move(
+    spans: Sequence[Span], more: Sequence[tuple[int, ...]], call: _Call, what: int, *, mirrored: bool = False
+) -> None:
     """Launch the kernel on all spans at once.
 
     Args:
@@ -164,6 +174,7 @@ def _move(spans: Sequence[Span], more: Sequence[tuple[int, ...]], call: _Call, w
         more: For each, the numbers of its work item that are not its own.
         call: The rest.
         what: The kernel's ``distribution``.
+        mirrored: See the kernel.
     """
     weight = spans[0].out
     counts = [_groups(span.start, span.out.numel()) for span in spans]
@@ -175,7 +186,7 @@ def _move(spans: Sequence[Span], more: Sequence[tuple[int, ...]], call: _Call, w
         items.extend([0] * (_FIELDS - _OWN_FIELDS - len(others)))
         programs += -(-count // groups)
     table = _sent(items, weight.device).view(-1, _FIELDS)
-    _launch(table, programs, weight, call, groups, what, _TILES)
+    _launch(table, programs, weight, call, groups, what, _TILES, mirrored)
 
 
 def combine_rows(
@@ -203,7 +214,7 @@ def combine_rows(
     table[:, 3] = row * width
     table[:, 4] = parameter
     table[:, 5] = place
-    _launch(table, count, base, _Call(terms, key), groups, _DISTRIBUTION_CODE[distribution], tiles)
+    _launch(table, count, base, _Call(terms, key), groups, _DISTRIBUTION_CODE[distribution], tiles, False)
 
 
 def _groups(start: int, count: int) -> int:
@@ -213,7 +224,14 @@ def _groups(start: int, count: int) -> int:
 
 
 def _launch(
-    items: torch.Tensor, programs: int, weight: torch.Tensor, call: _Call, groups: int, what: int, tiles: int
+    items: torch.Tensor,
+    programs: int,
+    weight: torch.Tensor,
+    call: _Call,
+    groups: int,
+    what: int,
+    tiles: int,
+    mirrored: bool,
 ) -> None:
     terms, key, decay, rounding, rounding_step = call
     numbers = (len(items), len(terms), key & 0xFFFFFFFF, key >> 32, rounding_step, _bits(decay), groups)
@@ -222,7 +240,7 @@ def _launch(
         of_call.extend((step, query, _bits(coefficient)))
     native = weight.is_cuda and torch.version.hip is None
     stochastic = rounding == "stochastic" and weight.dtype in (torch.bfloat16, torch.float16)
-    constants = _DTYPE_CODE[weight.dtype], what, stochastic, tiles, native
+    constants = _DTYPE_CODE[weight.dtype], what, stochastic, tiles, native, mirrored
     arguments = items, _sent(of_call, weight.device), *constants
     if not weight.is_cuda:  # Triton's interpreter
         _kernel()[(programs,)](*arguments)
@@ -232,14 +250,17 @@ def _launch(
 
 
 @cache
-def _compiled(device: torch.device, code: int, what: int, stochastic: bool, tiles: int, native: bool) -> Any:
+def _compiled(
+    device: torch.device, code: int, what: int, stochastic: bool, tiles: int, native: bool, mirrored: bool
+) -> Any:
     """Compile the kernel for the current device, to launch it without what Triton looks up anew at each launch."""
     numbers = torch.empty(2, dtype=torch.int64, device=device)
     # The specification rounds each operation, so none are fused.
     options: dict[str, Any] = {"num_warps": _PRODUCT_WARPS if what == _PRODUCT else _WARPS, "enable_fp_fusion": False}
     if native and code != _DTYPE_CODE[torch.float64] and what in _DISTRIBUTION_CODE.values():
         options["maxnreg"] = _REGISTERS
-    return _kernel().warmup(numbers, numbers, code, what, stochastic, tiles, native, grid=(1,), **options)
+    constants = code, what, stochastic, tiles, native, mirrored
+    return _kernel().warmup(numbers, numbers, *constants, grid=(1,), **options)
 
 
 def _kernel() -> Any:

@@ -204,8 +204,14 @@ def combine(
     decay: float = 1.0,
     rounding: Rounding = "nearest",
     rounding_step: int = 0,
+    mirrors: Sequence[torch.Tensor] = (),
 ) -> None:
     """Plain version of :func:`zoft.noise.combine`; see there."""
+    if mirrors:
+        negated = [Term(step, query, -coefficient) for step, query, coefficient in terms]
+        mirrored = [span._replace(out=mirror) for span, mirror in zip(spans, mirrors, strict=True)]
+        options = {"decay": decay, "rounding": rounding, "rounding_step": rounding_step}
+        combine(mirrored, negated, key=key, distribution=distribution, **options)
     for span in spans:
         out, base = span.out.view(-1), span.base.view(-1)
         for low, high in _chunks(out.numel()):
