@@ -206,18 +206,46 @@ def test_a_batch_that_fills_the_budget_is_evaluated_point_by_point_and_says_so()
     assert seen[:4] == [3, 3, 3, 3]
 
 
+class Scaled(nn.Module):
+    """Has a weight, ``[256, 256]``, that no linear map uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(256, 256))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight[0]
+
+
 def test_copies_of_weights_for_all_points_stay_within_scratch() -> None:
-    model = nn.Sequential(nn.Embedding(VOCABULARY, 256), nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)))
+    model = nn.Sequential(
+        nn.Embedding(VOCABULARY, 256), nn.Sequential(Scaled(), Scaled(), Scaled(), nn.Linear(256, 256))
+    )
     ids = torch.arange(12).view(3, 4)
     engine = engine_of(model, "batched", scratch_mib=1, include=("1.*",), method="mezo", num_queries=2)
     before = digest(model)
-    with pytest.raises(ConfigError, match=r"copy of 1\.1\.weight and 3 more for each point.*or use placement='stream'"):
+    with pytest.raises(ConfigError, match=r"copy of 1\.2\.weight and 2 more for each point.*or use placement='stream'"):
         engine.estimate(lambda: model(ids).square().mean())
     assert digest(model) == before
-    low_rank = engine_of(model, "batched", scratch_mib=1, include=("1.*",), method="lozo", num_queries=2)
-    plain = engine_of(model, "stream", include=("1.*",), method="lozo", num_queries=2)
-    want = plain.estimate(lambda: model(ids).square().mean())
-    assert_close(low_rank.estimate(lambda: model(ids).square().mean()), want, 2e-6)
+
+
+@pytest.mark.parametrize("method", ["mezo", "fzoo"])
+def test_matrices_that_are_too_large_to_copy_are_made_in_blocks(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one row at a time, of 100, which do not divide the matrix, and whole."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(VOCABULARY, 256), nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)))
+    ids = torch.arange(12).view(3, 4)
+    options: dict[str, Any] = {"include": ("1.*",), "method": method, "num_queries": 2, "scratch_mib": 1}
+    want = engine_of(model, "stream", **options).estimate(lambda: model(ids).square().mean())
+    before = digest(model)
+    for size in (1, 4 * 100 * 256 * (4 if method == "mezo" else 3), 2**30):
+        monkeypatch.setattr("zoft.placement.stream._CPU_BLOCK_BYTES", size)
+        engine = engine_of(model, "batched", **options)
+        got = engine.estimate(lambda: model(ids).square().mean())
+        assert engine.placement == "batched"
+        assert_close(got, want, 2e-6)
+    assert digest(model) == before
 
 
 def test_micro_batches_add_up_as_elsewhere() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -10,11 +10,12 @@ import torch
 from zoft import noise
 from zoft.directions.blocks import add_blocks
 from zoft.directions.dense import DenseDirections
+from zoft.directions.two_passes import TwoPasses
 from zoft.directions.unfactored import Unfactored
 from zoft.noise import Rounding, Span, Term
 
 
-class BlockwiseDirections(Unfactored, ABC):
+class BlockwiseDirections(TwoPasses, Unfactored):
     """Writes ``base + sum coefficient * z`` in blocks; a subclass turns sums of noise into sums of its directions.
 
     Attributes:

@@ -52,6 +52,11 @@ class DenseDirections(Unfactored, Stateless):
             rounding_step=rounding_step,
         )
 
+    def combine_both(self, spans: Sequence[Span], mirrors: Sequence[torch.Tensor], terms: Sequence[Term]) -> None:
+        """See :class:`zoft.directions.Directions`; the noise is made once."""
+        shared = self._shared(terms)
+        noise.combine(spans, shared, key=self.key, distribution=self.distribution, mirrors=mirrors)
+
     def combine_rows(
         self, out: torch.Tensor, base: torch.Tensor, rows: torch.Tensor, parameter: int, terms: Sequence[Term]
     ) -> None:

@@ -19,6 +19,7 @@ from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import factor
 from zoft.directions.low_rank import products
 from zoft.directions.stateless import Stateless
+from zoft.directions.two_passes import TwoPasses
 from zoft.directions.unfactored import Unfactored
 from zoft.noise import Rounding, Span, Term
 from zoft.noise.blocks import rows_of
@@ -26,7 +27,7 @@ from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
-class FlipoutDirections(Unfactored, Stateless):
+class FlipoutDirections(TwoPasses, Unfactored, Stateless):
     """One noise a step; a term's query says whose signs it bears.
 
     Attributes:

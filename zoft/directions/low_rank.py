@@ -11,13 +11,14 @@ from zoft import noise
 from zoft.directions.dense import DenseDirections
 from zoft.directions.factors import Factors, Place
 from zoft.directions.stateless import Stateless
+from zoft.directions.two_passes import TwoPasses
 from zoft.noise import Rounding, Span, Term
 from zoft.noise.blocks import rows_of
 from zoft.parameters import Trainable
 
 
 @dataclass(frozen=True)
-class LowRankDirections(Stateless):
+class LowRankDirections(TwoPasses, Stateless):
     """Matrices get ``z = left @ right^T``; vectors and tensors of other shapes get dense noise.
 
     The products are summed over the rank in one order, an element at a time, so that a direction has the same bits

@@ -37,6 +37,15 @@ class Directions(Combiner, Protocol):
     def over(self, trainables: Sequence[Trainable]) -> Directions:
         """Return these directions over a model's parameters, whose shapes or values they may depend on."""
 
+    def combine_both(self, spans: Sequence[Span], mirrors: Sequence[torch.Tensor], terms: Sequence[Term]) -> None:
+        """Write ``base + sum coefficient * z``, and to each span's mirror ``base - sum coefficient * z``.
+
+        Args:
+            spans: See :func:`zoft.noise.combine`.
+            mirrors: See there; one for each span.
+            terms: See there.
+        """
+
     def factored(self, parameter: int, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return ``sum coefficient * z`` of a matrix as ``left [rows, k]`` and ``right [columns, k]``, its factors.
 

@@ -34,7 +34,8 @@ F32, BF16, F16, F64 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.cons
 GAUSSIAN, RADEMACHER = tl.constexpr(0), tl.constexpr(1)
 TOTAL, PRODUCT = tl.constexpr(2), tl.constexpr(3)  # no noise: sums that are there, or products of thin matrices
 # Address written, address read, count, start, parameter, first program; the address of the sums, of the left matrix or,
-# of noise, of the mirror; that of the right matrix, its width, how many products an element sums, the left matrix's first row, how many it has.
+# of noise, of the mirror; that of the right matrix, its width, how many products an element sums, the left matrix's
+# first row, how many it has.
 ITEM_FIELDS = tl.constexpr(12)
 CALL_HEADER = tl.constexpr(7)
 TERM_FIELDS = tl.constexpr(3)  # step, query, coefficient (the bits of a float64)

@@ -122,7 +122,7 @@ def combine(
     """Fused version of :func:`zoft.noise.combine`; see there. All spans share one dtype and one device."""
     spec.check_addresses(terms, [span.parameter for span in spans], rounding_step)
     call = _Call(terms, key, decay, rounding, rounding_step)
-    also = [(mirror.data_ptr(),) for mirror in mirrors] or [()] * len(spans)
+    also: list[tuple[int, ...]] = [(mirror.data_ptr(),) for mirror in mirrors] or [()] * len(spans)
     _move(spans, also, call, _DISTRIBUTION_CODE[distribution], mirrored=bool(mirrors))
 
 

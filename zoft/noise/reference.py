@@ -210,8 +210,15 @@ def combine(
     if mirrors:
         negated = [Term(step, query, -coefficient) for step, query, coefficient in terms]
         mirrored = [span._replace(out=mirror) for span, mirror in zip(spans, mirrors, strict=True)]
-        options = {"decay": decay, "rounding": rounding, "rounding_step": rounding_step}
-        combine(mirrored, negated, key=key, distribution=distribution, **options)
+        combine(
+            mirrored,
+            negated,
+            key=key,
+            distribution=distribution,
+            decay=decay,
+            rounding=rounding,
+            rounding_step=rounding_step,
+        )
     for span in spans:
         out, base = span.out.view(-1), span.base.view(-1)
         for low, high in _chunks(out.numel()):

@@ -38,7 +38,7 @@ _OTHERWISE = "Use placement='auto', or 'stream'."
 
 
 class BatchedPlacement:
-    """For throughput: adapters and low-rank directions, where a forward waits for weights and not for products."""
+    """For throughput: where a forward waits for weights and not for products, and both signs of one direction."""
 
     name = "batched"
 
@@ -68,7 +68,12 @@ class BatchedPlacement:
         self._stream = StreamPlacement(model, trainables, directions, scratch_bytes=scratch_bytes, units=False)
         self._owners, _ = owners_of(model, trainables)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
-        self._copies = Copies(max(scratch_bytes, int(size * _FEW)))
+        self._copies = Copies(
+            trainables,
+            limit_bytes=max(scratch_bytes, int(size * _FEW)),
+            scratch_bytes=scratch_bytes,
+            block_bytes=self._stream.block_bytes,
+        )
         self._cuts: list[nn.Module] = []  # none before they are proved
         self._points: Sequence[Sequence[Term]] = ()
         self._together: Together | None = None
@@ -143,7 +148,7 @@ class BatchedPlacement:
 
         Raises:
             PlacementError: If results differ, or the model or the loss cannot be evaluated at several points at once.
-            ConfigError: If dense directions of large weights are asked for.
+            ConfigError: If copies of weights for all points take too much memory.
         """
         try:
             if self._stream.proved(loss_fn) is None:

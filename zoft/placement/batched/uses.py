@@ -204,13 +204,18 @@ class Uses(TorchFunctionMode):
                 first, second = (factors.right, factors.left) if transposed else (factors.left, factors.right)
                 _add_product(flat, torch.bmm(rows, first), second)
             return outputs
-        whole = self._weights.whole(trained)
-        whole = whole.transpose(1, 2) if transposed else whole
-        if bias is None:
-            flat = torch.bmm(rows, whole)
-        else:
-            biases = bias.expand(len(rows), -1) if own_bias is None else torch.stack(list(own_bias))
-            flat = torch.baddbmm(biases.unsqueeze(1), rows, whole)
+        # Blocks of rows are columns of the output only where the weight is transposed.
+        blocks = self._weights.in_blocks(trained, whole=not transposed)
+        parts, done = [], 0
+        for block in [self._weights.whole(trained)] if blocks is None else blocks:
+            matrix = block.transpose(1, 2) if transposed else block  # [P, in, columns of the output]
+            if bias is None:
+                parts.append(torch.bmm(rows, matrix))
+            else:
+                biases = bias.expand(len(rows), -1) if own_bias is None else torch.stack(list(own_bias))
+                done += matrix.shape[2]
+                parts.append(torch.baddbmm(biases[:, None, done - matrix.shape[2] : done], rows, matrix))
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return flat.view(*inputs.shape[:-1], flat.shape[-1])
 
     def _embedding(

@@ -1,11 +1,13 @@
-"""The trained weights of several points: whole copies where they are small, factors where directions are of low rank.
+"""The trained weights of several points: factors where directions are of low rank, copies that stay for the length of
+a forward where they are small, and else a matrix, or a block of its rows, at a time.
 
 Shapes: P points; a matrix of ``rows`` by ``columns``; directions of rank k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from zoft.directions import Directions
 from zoft.errors import ConfigError
 from zoft.noise import Span, Term
 from zoft.parameters import Trainable
+from zoft.placement.ring import Kind, Ring, ring_numel
 
 
 class Factors(NamedTuple):
@@ -33,16 +36,34 @@ class Copies:
     """How much memory the points' own weights may take, and which weights turned out to need copies.
 
     Attributes:
-        needed: These weights, by number.
+        keeps_matrices: Whether copies of all that is trained are few enough to stay for the length of a forward.
+        needed: Weights of which they do, by number.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+    def __init__(
+        self,
+        trainables: Sequence[Trainable],
+        *,
+        limit_bytes: int,
+        scratch_bytes: int,
+        block_bytes: Callable[[torch.device], int],
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            trainables: All that is trained.
+            limit_bytes: For copies that stay.
+            scratch_bytes: For those that do not.
+            block_bytes: For blocks of rows on a device, at all points together.
+        """
+        self._limit_bytes, self._scratch_bytes, self._block_bytes = limit_bytes, scratch_bytes, block_bytes
+        self.keeps_matrices = 2 * _bytes(trainables) <= limit_bytes
         self.needed: dict[int, Trainable] = {}
+        self._rings: dict[Kind, Ring] = {}
 
     def points(self) -> int:
         """Return for how many points there is room, >= 2."""
-        return self._limit_bytes // max(1, self._bytes())
+        return self._limit_bytes // max(1, _bytes(self.needed.values()))
 
     def need(self, trainable: Trainable) -> None:
         """Note that a weight is copied.
@@ -55,14 +76,28 @@ class Copies:
             names = [t.name for t in self.needed.values()]
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ConfigError(
-                f"placement='batched' takes a copy of {names[-1]}{others} for each point, {self._bytes() / 2**20:.1f} "
-                f"MiB, and has {self._limit_bytes / 2**20:.1f} MiB for all of them: the method's directions are not of "
-                "low rank. Train an adapter (LoRA, IA3), norms or biases, use a method whose directions are (lozo, "
-                "eggroll, subzero), raise scratch_mib, or use placement='stream'."
+                f"placement='batched' takes a copy of {names[-1]}{others} for each point, "
+                f"{_bytes(self.needed.values()) / 2**20:.1f} MiB, and has {self._limit_bytes / 2**20:.1f} MiB for all "
+                "of them: a module uses it other than by linear() or embedding(). Exclude it, raise scratch_mib, or "
+                "use placement='stream'."
             )
 
-    def _bytes(self) -> int:
-        return sum(t.parameter.numel() * t.parameter.element_size() for t in self.needed.values())
+    def block_rows(self, matrix: torch.Tensor, points: int) -> int:
+        """Return how many rows of a matrix are made at once for so many points."""
+        return max(1, self._block_bytes(matrix.device) // (points * matrix.shape[1] * matrix.element_size()))
+
+    def scratch(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """Return a place for a block, which is the caller's until it asks for the next one."""
+        numel, kind = math.prod(shape), Kind(like.device, like.dtype)
+        ring = self._rings.get(kind)
+        if ring is None or ring.buffer.numel() < numel:
+            size = ring_numel(numel, kind, self._scratch_bytes)
+            ring = self._rings[kind] = Ring(torch.empty(size, dtype=kind.dtype, device=kind.device))
+        return ring.take(numel).view(shape)
+
+
+def _bytes(trainables: Iterable[Trainable]) -> int:
+    return sum(t.parameter.numel() * t.parameter.element_size() for t in trainables)
 
 
 class PointWeights:
@@ -70,6 +105,7 @@ class PointWeights:
 
     def __init__(self, directions: Directions, points: Sequence[Sequence[Term]], copies: Copies) -> None:
         self._directions, self._points, self._copies = directions, points, copies
+        self._both, self._alone = _mirrored(points)
         self._whole: dict[int, torch.Tensor] = {}
         self._factors: dict[int, Factors | None] = {}
         self._make(list(copies.needed.values()))
@@ -90,6 +126,30 @@ class PointWeights:
         if trainable.number not in self._factors:
             self._factors[trainable.number] = self._factored(trainable)
         return self._factors[trainable.number]
+
+    def in_blocks(self, trainable: Trainable, *, whole: bool) -> Iterator[torch.Tensor] | None:
+        """Make a matrix's rows at each point, block by block, ``[P, rows of the block, columns]``.
+
+        A block is there until the next one is asked for.
+
+        Args:
+            trainable: The matrix.
+            whole: Whether it must be one block.
+
+        Returns:
+            None if copies are to be kept instead; see :meth:`whole`.
+        """
+        return None if self._copies.keeps_matrices else self._blocks(trainable, whole)
+
+    def _blocks(self, trainable: Trainable, whole: bool) -> Iterator[torch.Tensor]:
+        base = trainable.parameter.data.contiguous()
+        rows, columns = base.shape
+        step = rows if whole else self._copies.block_rows(base, len(self._points))
+        for low in range(0, rows, step):
+            part = base[low : low + step]
+            block = self._copies.scratch((len(self._points), *part.shape), base)
+            self._write([(block, part, trainable.number, low * columns)])
+            yield block
 
     def rows(self, trainable: Trainable, rows: torch.Tensor) -> torch.Tensor:
         """Return rows of a matrix at each point.
@@ -123,13 +183,29 @@ class PointWeights:
             self._whole[trainable.number] = torch.empty(
                 (len(self._points), *weight.shape), dtype=weight.dtype, device=weight.device
             )
-        bases = [trainable.parameter.data.contiguous() for trainable in trainables]
-        for place, terms in enumerate(self._points):
-            spans = [
-                Span(self._whole[trainable.number][place], base, trainable.number)
-                for trainable, base in zip(trainables, bases, strict=True)
-            ]
-            self._directions.combine(spans, terms)
+        self._write([(self._whole[t.number], t.parameter.data.contiguous(), t.number, 0) for t in trainables])
+
+    def _write(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor, int, int]]) -> None:
+        """Write parts of weights at each point: ``[P, *shape]``, the part as it is, whose it is, its first element."""
+        for place, mirror in self._both:
+            spans = [Span(each[place], base, number, start) for each, base, number, start in parts]
+            self._directions.combine_both(spans, [each[mirror] for each, *_ in parts], self._points[place])
+        for place in self._alone:
+            spans = [Span(each[place], base, number, start) for each, base, number, start in parts]
+            self._directions.combine(spans, self._points[place])
+
+
+def _mirrored(points: Sequence[Sequence[Term]]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return pairs of points on both sides of theta, and the points that are in none."""
+    both: list[tuple[int, int]] = []
+    alone: dict[tuple[Term, ...], int] = {}
+    for place, terms in enumerate(points):
+        opposite = tuple(Term(step, query, -coefficient) for step, query, coefficient in terms)
+        if terms and opposite in alone:
+            both.append((alone.pop(opposite), place))
+        else:
+            alone[tuple(terms)] = place
+    return both, list(alone.values())
 
 
 def _stacked(factors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
