@@ -45,7 +45,7 @@ class ZOConfig:
         nonfinite: What a NaN or infinite loss does: ``"raise"`` stops the run, ``"skip"`` drops the step.
         scratch_mib: Upper bound, in MiB, of the scratch that ``stream`` uses for one matrix, on a GPU for as much of
             a layer as fits, and there at least a 32nd of the trained weights; ``batched`` may take up to a sixteenth of
-            the model for its copies of trained weights.
+            the model for copies of trained weights at all points.
         batched_tokens: Most tokens (rows times length) that ``batched`` holds in one forward, over all points together.
         query_parallel_size: With several processes: how many neighbouring ranks share a batch and split a
             step's queries; 1 is data-parallel, the number of processes is query-parallel.

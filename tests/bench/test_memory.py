@@ -79,8 +79,19 @@ QUICK = [
     ("adam:stream", "label"),
     ("adamw", "lm"),
     ("lora/mezo", "label"),
+    ("lora/fzoo*3:batched", "label"),
+    ("mezo:batched", "label"),
 ]
-MORE = [*DEFAULT, "mezo:inplace", "momentum:snapshot", "lozo_m:stream", "hizoo:stream", "lora/adam:stream"]
+MORE = [
+    *DEFAULT,
+    "lora/fzoo*3:batched",
+    "mezo:batched",
+    "mezo:inplace",
+    "momentum:snapshot",
+    "lozo_m:stream",
+    "hizoo:stream",
+    "lora/adam:stream",
+]
 SLOW = [(name, loss) for name in MORE for loss in ("label", "lm") if (name, loss) not in QUICK]
 
 
@@ -95,8 +106,8 @@ def test_a_prediction_is_what_real_steps_hold(name: str, loss: str) -> None:
         live.forget()
         step()
         step()
-    # Beside it there are blocks of noise, and tables of its values.
-    assert predicted.total == pytest.approx(live.peak, rel=0.05)
+    # Beside it are blocks of noise, and tables of its values. What is made for all points is not all there at once.
+    assert predicted.total == pytest.approx(live.peak, rel=0.15 if "batched" in name else 0.05)
 
 
 def test_parts_are_those_of_the_definition() -> None:
@@ -125,8 +136,9 @@ def test_a_model_without_configuration_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["forward", "mezo:stream", "mezo:snapshot", "adam:stream", "lora/mezo"])
-def test_a_prediction_is_what_a_process_grows_by(name: str) -> None:
+@pytest.mark.parametrize("name", ["forward", "mezo:stream", "mezo:batched", "adam:stream", "lora/mezo"])
+def test_a_prediction_is_what_a_process_grows_by(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the process has the real sizes
     workload = Workload(model="shape:llama-30m", batch_size=16, length=64)
     measured = measure_peak(workload, name)
     if measured is None:

@@ -24,6 +24,7 @@ from tests.core.conftest import FAMILIES, VOCABULARY, make
 from tests.core.runs import digest
 from tests.methods import claims, methods
 from zoft.errors import ConfigError, PlacementError
+from zoft.placement.batched.weights import Copies
 from zoft.placement.tolerance import tolerance_of, types_computed_in
 from zoft.types import Estimate
 
@@ -46,6 +47,7 @@ TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
     "eggroll": ("eggroll", ()),
     "lozo": ("lozo", ()),
     "vectors": ("fzoo", ("*norm*", "*ln_*", "*LayerNorm*", "*bias")),
+    "dense": ("mezo", ()),
 }
 
 
@@ -96,7 +98,13 @@ def counted(model: nn.Module, block: str) -> list[int]:
 
 def cases() -> list[Any]:
     """Every family with every way of training and both kinds of loss; most are left to the slow tier."""
-    quick = {("lozo", "t5", "outside"), ("lozo", "gpt2", "outside"), ("vectors", "bert", "inside")}
+    quick = {
+        ("lozo", "t5", "outside"),
+        ("lozo", "gpt2", "outside"),
+        ("vectors", "bert", "inside"),
+        ("dense", "gpt2", "outside"),
+        ("dense", "qwen2", "inside"),
+    }
     every = [(what, kind, where) for what in TRAINED for kind in KINDS for where in ("inside", "outside")]
     marks = [() if case in quick or case[::2] == ("eggroll", "inside") else pytest.mark.slow for case in every]
     return [pytest.param(*case, marks=mark, id="-".join(case)) for case, mark in zip(every, marks, strict=True)]
@@ -104,8 +112,13 @@ def cases() -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:.*trained, but the loss does not depend:zoft.ZoftWarning")
 @pytest.mark.parametrize(("what", "kind", "where"), cases())
-def test_values_are_those_of_points_one_after_the_other(what: str, kind: str, where: str) -> None:
+def test_values_are_those_of_points_one_after_the_other(
+    what: str, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method, include = TRAINED[what]
+    if what == "dense":  # as if the model were large
+        no = property(lambda _: False, lambda *_: None)
+        monkeypatch.setattr(Copies, "keeps_matrices", no, raising=False)
     model = model_of(kind)
     loss = loss_of(model, kind, where)
     names = [name for name, _ in model.named_parameters()]

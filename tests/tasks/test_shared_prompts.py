@@ -200,10 +200,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("way", "adapted"),
-    [(way, adapted) for way in WAYS for adapted in (False, True) if adapted or way != "batched"],  # it takes adapters
-)
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_step_finds_the_slopes_of_options_alone(way: str, adapted: bool) -> None:
     found = []
     for asked in (False, True):

@@ -28,10 +28,11 @@ FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
-SAFETY = 0.5  # the step size as a part of that which lowers the loss most
+SAFETY = 0.6  # the step size as a part of that which lowers the loss most
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
-SPIKE = 3.0  # a check's curvature counts for at most so many times the mean of those before, after the first ones
+SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
+WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual one has 1
 LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
@@ -138,7 +139,7 @@ class AutoStepSize:
     def _at_start(self) -> bool:
         """Whether no curvature is known yet, which is then measured along directions that no estimate uses."""
         known = self._state.curvature
-        return not known.mean and self._state.forwards + _START_POINTS <= self._allowed
+        return not known.bound and self._state.forwards + _START_POINTS <= self._allowed
 
     @property
     def _is_due(self) -> bool:
@@ -204,13 +205,17 @@ class AutoStepSize:
         return values + [0.0] * (self.num_values - len(values))
 
     def probe(self, total: Sequence[float]) -> tuple[float, ...]:
-        """See :class:`zoft.step_size.StepSize`; after the ladder, its noise is in the place of the gain."""
+        """See :class:`zoft.step_size.StepSize`.
+
+        In the place of the gain is after the ladder its noise, and at the start the mean square of the curvatures.
+        """
         if self._on_ladder:
             half = ladder.NUM_SCALARS // 2
             return (*ladder.choose(total[:half], total[half:], self._engine.zo_eps), 0.0)
         zo_eps = self._engine.zo_eps
         if self._at_start:
-            return (zo_eps, 0.0, statistics.fmean(map(abs, total[:DIRECTIONS])) / (zo_eps * zo_eps))
+            bends = [value / (zo_eps * zo_eps) for value in total[:DIRECTIONS]]
+            return (zo_eps, statistics.fmean(bend * bend for bend in bends), statistics.fmean(bends))
         return (zo_eps, *total[:2])
 
     # --- what follows from it ---------------------------------------------------------------------------
@@ -227,7 +232,7 @@ class AutoStepSize:
         else:
             if self._at_start:
                 state.forwards += _START_POINTS
-                known = self._begin(curvature, loss)
+                known = self._begin(gained, curvature, loss)
             elif self._is_due:
                 state.forwards += self._check_forwards
                 known = self._check(gained, curvature, loss)
@@ -238,7 +243,7 @@ class AutoStepSize:
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
-                f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.curvature.mean:.3g}), "
+                f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.curvature.bound:.3g}), "
                 f"zo_eps {zo_eps:.1e} ({noise}), after {state.forwards} forwards of probing"
             )
         return [state.lr * state.caution * shortened * lr / state.reference for lr in lrs]
@@ -247,12 +252,12 @@ class AutoStepSize:
         """What rounding makes of a curvature measured so far to both sides."""
         return max(self._state.noise, _ROUNDING * abs(loss)) / (scale * scale)
 
-    def _begin(self, curvature: float, loss: float) -> bool:
-        """Take in the curvature at the start, and return whether it was real."""
-        if not _is_real(curvature):
+    def _begin(self, square: float, mean: float, loss: float) -> bool:
+        """Take in the curvatures at the start, and return whether they were real."""
+        if not _is_real(mean):
             return False
-        known = max(curvature, self._noise(loss, self._engine.zo_eps))
-        self._state.curvature.add(DIRECTIONS, known)
+        noise = self._noise(loss, self._engine.zo_eps)
+        self._state.curvature.add(1.0, mean, square + noise * noise, DIRECTIONS)
         return True
 
     def _check(self, gained: float, curvature: float, loss: float) -> bool:
@@ -264,12 +269,15 @@ class AutoStepSize:
             state.caution *= CAUTION
             return False
         noise = self._noise(loss, self._scale)
-        # The curvature of an adapter, a product of two factors, has heavy tails: no single check is to decide, unless
-        # those before saw nothing but rounding.
-        most = SPIKE * state.curvature.mean if state.bends and state.checks > FIRST_CHECKS else math.inf
+        # The curvature of an adapter has heavy tails: no single check is to decide, unless those before saw nothing but
+        # rounding.
+        most = SPIKE * state.curvature.bound if state.bends and state.checks > FIRST_CHECKS else math.inf
         state.bends = state.bends or abs(curvature) > CLEAR * noise
+        # What a step costs is its squared length times its curvature; where slopes are steep the loss may bend more.
+        weight = min(past.steps[-1].length ** 2 / state.square, WEIGHT)
+        counted = max(-most, min(curvature, most))
         state.curvature.fade(KEEP)
-        state.curvature.add(1.0, max(min(abs(curvature), most), noise))
+        state.curvature.add(weight, counted, counted * counted + noise * noise)
         self._confirm(gained, curvature)
         past.steps.clear()
         return True
@@ -277,7 +285,7 @@ class AutoStepSize:
     def _choose(self) -> None:
         """Choose the step size by all that is known."""
         state = self._state
-        cost = state.square * state.curvature.mean
+        cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
         lr = reach * SAFETY * state.signal.share
         state.rising = bool(state.lr) and lr > state.lr * GROWTH
@@ -291,7 +299,7 @@ class AutoStepSize:
         if usual > 0.0 and past.gain > 0.0:
             most = LONGEST * LONGEST * past.num_terms  # a single batch of huge losses is not to decide for long
             own = min(past.gain / usual, most)
-            confirmed = past.confirmed(gained, along_last, state.curvature.mean, self._engine.zo_eps) / usual
+            confirmed = past.confirmed(gained, along_last, state.curvature.bound, self._engine.zo_eps) / usual
             state.signal.add(own, min(max(confirmed, -most), most), KEEP_SIGNAL**past.num_terms)
 
     def _look_at(self, record: StepRecord) -> float:

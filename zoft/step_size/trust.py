@@ -11,32 +11,56 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+# Standard errors above the mean up to which curvature is believed in. Where it has both signs, as in an adapter, the
+# product of two factors, its sizes say too much of it, and its mean alone may be far below what a run will meet.
+ERRORS = 2.0
+
 
 @dataclass
 class Curvature:
-    """The mean curvature along steps, of unit length an element: an estimate of tr H.
+    """The curvature along steps, of unit length an element: an estimate of tr H.
 
     Attributes:
-        total: Sum over checks, older ones fading, of weight * curvature.
+        total: Sum over measurements, older ones fading, of weight * curvature.
+        square: Of weight * (curvature^2 + its rounding^2).
         weight: Of the weights alone.
+        weight_square: Of their squares.
     """
 
     total: float = 0.0
+    square: float = 0.0
     weight: float = 0.0
+    weight_square: float = 0.0
 
     def fade(self, keep: float) -> None:
         """Let what is known count for less."""
-        self.total, self.weight = keep * self.total, keep * self.weight
+        self.total, self.square, self.weight = keep * self.total, keep * self.square, keep * self.weight
+        self.weight_square *= keep * keep
 
-    def add(self, weight: float, curvature: float) -> None:
-        """Take in the curvature along one step, or the mean of several."""
-        self.total += weight * curvature
-        self.weight += weight
+    def add(self, weight: float, mean: float, square: float, count: int = 1) -> None:
+        """Take in measurements of one weight each.
+
+        Args:
+            weight: How much each counts.
+            mean: Their mean.
+            square: Mean of their squares, and of their rounding's.
+            count: How many there are.
+        """
+        self.total += count * weight * mean
+        self.square += count * weight * square
+        self.weight += count * weight
+        self.weight_square += count * weight * weight
 
     @property
-    def mean(self) -> float:
-        """The mean; 0 while nothing is known."""
-        return self.total / self.weight if self.weight else 0.0
+    def bound(self) -> float:
+        """How much there may well be: the mean, or 0 if that is below, and some standard errors; 0 if nothing is known.
+
+        Not by the variance but by the mean square, so that it is positive whatever was measured.
+        """
+        if not self.weight:
+            return 0.0
+        error = math.sqrt(self.square / self.weight * self.weight_square) / self.weight
+        return max(0.0, self.total / self.weight) + ERRORS * error
 
 
 PARTS = tuple((number + 0.5) / 25.0 for number in range(25))  # that may be confirmed

@@ -13,7 +13,7 @@ from zoft.bench.step.workload import Workload
 from zoft.errors import ConfigError
 from zoft.method import build_method
 from zoft.parameters import select
-from zoft.placement import Evaluated, make_placement
+from zoft.placement import BatchedPlacement, Evaluated, make_placement
 
 __all__ = ["Prediction", "predict"]
 
@@ -74,8 +74,12 @@ def predict(workload: Workload, name: str) -> Prediction:
             "activations. Measure it: zoft-bench step"
         )
     # An estimate's forwards are those of inference, on weights that the placement moves.
-    forward = _followed(workload, "lora/forward" if chosen.train == "lora" else "forward")
-    placement, state = _of_method(replace(workload, batch_size=1, length=1), name)
+    plain = "lora/forward" if chosen.train == "lora" else "forward"
+    forward = _followed(workload, plain)
+    placement, state, together = _of_method(replace(workload, batch_size=1, length=1), workload.tokens, name)
+    if together > 1:  # in the layers alone: of what follows, such as logits of all tokens, there is one point's
+        layers = replace(workload, batch_size=together * workload.batch_size, loss="label")
+        forward = replace(forward, activations=max(forward.activations, _followed(layers, plain).activations))
     return replace(forward, name=name, placement=placement, state=state)
 
 
@@ -106,16 +110,19 @@ def _followed(workload: Workload, name: str) -> Prediction:
 
 
 @cache
-def _of_method(workload: Workload, name: str) -> tuple[int, int]:
-    """Return what a method's placement takes, and its state."""
+def _of_method(model_alone: Workload, tokens: int, name: str) -> tuple[int, int, int]:
+    """Return what a method's placement takes, its state, and how many points share a forward of so many tokens each."""
     chosen = contender(name)
     assert chosen.config is not None
-    method, model = build_method(chosen.config), workload.describe(chosen.train)
-    with pretending(model, torch.device(workload.device)):
+    method, model = build_method(chosen.config), model_alone.describe(chosen.train)
+    with pretending(model, torch.device(model_alone.device)):
         trainables = select(model)
         placement = make_placement(
             method.config, model, trainables, method.directions, evaluation=method.evaluation, part=(0, 1)
         )
+        state = _STATE_BYTES * sum(method.state_size(t.parameter.shape) for t in trainables)
+        if isinstance(placement, BatchedPlacement):
+            together = placement.together(len(method.estimator.points(0)), tokens)
+            return placement.extra_bytes(together), state, together
         assert isinstance(placement, Evaluated)  # as methods have that move weights
-        state = sum(method.state_size(t.parameter.shape) for t in trainables)
-        return placement.extra_bytes(), _STATE_BYTES * state
+        return placement.extra_bytes(), state, 1

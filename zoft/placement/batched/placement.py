@@ -98,6 +98,17 @@ class BatchedPlacement:
             values += self._evaluate_some(points[len(values) :], loss_fn, self._room)
         return values
 
+    def together(self, points: int, tokens: int) -> int:
+        """Return how many of so many points are evaluated in one forward, where each has so many tokens."""
+        return max(1, min(points, self._room(tokens)))
+
+    def extra_bytes(self, points: int) -> int:
+        """Return how much memory it takes beside weights, and beside a forward of so many points' rows together."""
+        # Of embeddings, rows alone are made.
+        tables = {id(module.weight) for module in self._owners if isinstance(module, nn.Embedding)}
+        copied = [t for t in self._trainables if id(t.parameter) not in tables]
+        return self._stream.extra_bytes() + self._copies.extra_bytes(copied, points)
+
     def _room(self, tokens: int) -> int:
         return min(self._tokens // max(1, tokens), self._copies.points())
 

@@ -52,11 +52,6 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self._weights, self._points, self._all_rows = weights, points, points * rows
         self._trained = {id(t.parameter): t for t in trainables}
-        self._known: dict[Any, Callable[..., torch.Tensor | None]] = {
-            nn.functional.linear: self._linear,
-            torch.addmm: self._addmm,
-            nn.functional.embedding: self._embedding,
-        }
         # A value for each point, by the id of the tensor that stands for it: kept, so that its id stays its own.
         self._apart: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
 
@@ -79,8 +74,8 @@ class Uses(TorchFunctionMode):
             if func is not nn.functional.embedding or not self._is_repeated(args[0]):
                 return self._for_each(func, args, kwargs)
             mark(args[0])
-        known = self._known.get(func)
-        result = None if known is None else known(*args, **kwargs)
+        known = _KNOWN.get(func)
+        result = None if known is None else known(self, *args, **kwargs)
         return mark(result) if result is not None else self._point_by_point(func, args, kwargs)
 
     # --- any operation ------------------------------------------------------------------------------------
@@ -240,6 +235,14 @@ class Uses(TorchFunctionMode):
         lefts = torch.stack([left[of_point] for left, of_point in zip(factors.left, ids, strict=True)])
         _add_product(flat, lefts, factors.right)
         return outputs
+
+
+# Not held by each object, which would hold itself, and the copies of weights, until they are collected as garbage.
+_KNOWN: dict[Any, Callable[..., torch.Tensor | None]] = {
+    nn.functional.linear: Uses._linear,
+    torch.addmm: Uses._addmm,
+    nn.functional.embedding: Uses._embedding,
+}
 
 
 def _add_product(outputs: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

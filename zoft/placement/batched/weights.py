@@ -82,9 +82,19 @@ class Copies:
                 "use placement='stream'."
             )
 
+    def extra_bytes(self, trainables: Sequence[Trainable], points: int) -> int:
+        """Return how much memory copies and blocks take for so many points; low-rank factors are not counted."""
+        kept = [t for t in trainables if self.keeps_matrices or t.parameter.ndim < 2]
+        blocks: dict[Kind, int] = {}
+        for weight in (t.parameter for t in trainables if t not in kept):
+            kind, rows = Kind(weight.device, weight.dtype), self.block_rows(weight, points)
+            numel = points * min(rows, weight.shape[0]) * weight[0].numel()
+            blocks[kind] = max(blocks.get(kind, 0), ring_numel(numel, kind, self._scratch_bytes))
+        return points * _bytes(kept) + sum(numel * kind.dtype.itemsize for kind, numel in blocks.items())
+
     def block_rows(self, matrix: torch.Tensor, points: int) -> int:
         """Return how many rows of a matrix are made at once for so many points."""
-        return max(1, self._block_bytes(matrix.device) // (points * matrix.shape[1] * matrix.element_size()))
+        return max(1, self._block_bytes(matrix.device) // (points * matrix[0].numel() * matrix.element_size()))
 
     def scratch(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Return a place for a block, which is the caller's until it asks for the next one."""
