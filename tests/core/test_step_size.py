@@ -80,7 +80,7 @@ def test_the_step_size_of_mezo_is_the_safe_part_of_the_best_within_a_factor_of_t
     opt = auto(model, num_queries=queries, distribution=distribution, seed=3)
     first = until_chosen(opt, model)
     assert "tr H" in opt.step_size.said and f"{first:.2e}" in opt.step_size.said
-    assert 0.04 <= first / best_of(model, queries) <= 2.0 * SAFETY, "careful, while little is known of the noise"
+    assert 0.03 <= first / best_of(model, queries) <= 2.0 * SAFETY, "careful, while little is known"
     for _ in range(200):
         opt.step(model)
     assert 0.5 <= opt.step_size.figures["zo_lr"] / (SAFETY * best_of(model, queries)) <= 2.0
@@ -257,20 +257,36 @@ def test_one_check_counts_for_at_most_three_times_the_curvature_that_was_seen(fl
         spiked = spiked or spikes
         bend = 1e4 if spikes else 0.0 if flat else 1.0
         opt.step(lambda b=bend: b * model() + (slopes * model.w).sum())  # type: ignore[misc]
-        means.append(Curvature(**opt.step_size.state_dict()["curvature"]).mean)
+        means.append(Curvature(**opt.step_size.state_dict()["curvature"]).bound)
     assert spiked
     grew = [after / before for before, after in itertools.pairwise(means) if before]
     assert (max(grew) > 1e3) == flat
 
 
-def test_the_mean_curvature_is_weighted_and_fades() -> None:
+def test_curvature_is_believed_up_to_two_standard_errors_above_its_mean() -> None:
     known = Curvature()
-    assert known.mean == 0.0
-    known.add(weight=4.0, curvature=4.0)
-    known.add(weight=1.0, curvature=9.0)
-    assert known.mean == (4.0 * 4.0 + 9.0) / 5.0
+    assert known.bound == 0.0
+    known.add(weight=1.0, mean=5.0, square=25.0, count=16)  # 16 measurements, all alike
+    assert known.bound == pytest.approx(5.0 + 2.0 * 5.0 / 4.0)
+    known.add(weight=4.0, mean=10.0, square=100.0)  # one, along a step of twice the usual length
+    mean, square = (16 * 5.0 + 4.0 * 10.0) / 20.0, (16 * 25.0 + 4.0 * 100.0) / 20.0
+    bound = mean + 2.0 * math.sqrt(square * (16 * 1.0 + 16.0)) / 20.0
+    assert known.bound == pytest.approx(bound)
     known.fade(0.5)
-    assert (known.mean, known.weight) == (5.0, 2.5)
+    assert known.bound == pytest.approx(bound), "all fade alike"
+    known.add(weight=1.0, mean=5.0, square=25.0, count=1000)
+    assert known.bound == pytest.approx(5.0, rel=0.1), "many measurements leave little doubt"
+
+
+def test_curvature_of_both_signs_says_less_than_its_sizes_and_never_nothing() -> None:
+    values = [100.0 * (-1) ** number for number in range(40)]
+    known = Curvature()
+    for value in values:
+        known.add(1.0, value, value * value)
+    assert known.bound == pytest.approx(2.0 * 100.0 / math.sqrt(40))
+    falling = Curvature()
+    falling.add(1.0, -100.0, 1e4, 40)
+    assert falling.bound == pytest.approx(known.bound), "what bends down only is no reason to stop"
 
 
 def slopes_on_two_batches(part: float, count: int) -> Iterator[tuple[float, float]]:
