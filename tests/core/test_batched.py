@@ -18,12 +18,15 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 import zoft
 from tests.core.conftest import FAMILIES, VOCABULARY, make
 from tests.core.runs import digest
 from tests.methods import claims, methods
 from zoft.errors import ConfigError, PlacementError
+from zoft.estimators import Point
+from zoft.noise import Term
 from zoft.placement.batched.weights import Copies
 from zoft.placement.tolerance import tolerance_of, types_computed_in
 from zoft.types import Estimate
@@ -242,12 +245,25 @@ def test_copies_of_weights_for_all_points_stay_within_scratch() -> None:
     assert digest(model) == before
 
 
+def test_a_point_that_is_asked_for_twice_has_its_value_twice() -> None:
+    model = model_of("llama")
+    loss = loss_of(model, "llama")
+    there, back = (Term(0, 0, 0.1),), (Term(0, 0, -0.1),)
+    points = [Point(str(number), terms) for number, terms in enumerate([there, there, back, (), (), there])]
+    got, want = (engine_of(model, p).evaluate(loss, points) for p in ("batched", "stream"))
+    assert got == pytest.approx(want, abs=2e-6)
+    assert len({round(value, 4) for value in want}) == 3
+
+
+@pytest.mark.parametrize("linear", [nn.Linear, Conv1D])
 @pytest.mark.parametrize("method", ["mezo", "fzoo"])
-def test_matrices_that_are_too_large_to_copy_are_made_in_blocks(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_that_are_too_large_to_copy_are_made_in_blocks(
+    method: str, linear: Callable[[int, int], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of one row at a time, of 100, which do not divide the matrix, and whole."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Embedding(VOCABULARY, 256), nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)))
+        model = nn.Sequential(nn.Embedding(VOCABULARY, 256), nn.Sequential(linear(256, 256), linear(256, 256)))
     ids = torch.arange(12).view(3, 4)
     options: dict[str, Any] = {"include": ("1.*",), "method": method, "num_queries": 2, "scratch_mib": 1}
     want = engine_of(model, "stream", **options).estimate(lambda: model(ids).square().mean())

@@ -100,14 +100,17 @@ class BatchedPlacement:
 
     def together(self, points: int, tokens: int) -> int:
         """Return how many of so many points are evaluated in one forward, where each has so many tokens."""
-        return max(1, min(points, self._room(tokens)))
+        return max(1, min(points, self._tokens // max(1, tokens), self._copies.expected_points(self._copied)))
 
     def extra_bytes(self, points: int) -> int:
         """Return how much memory it takes beside weights, and beside a forward of so many points' rows together."""
-        # Of embeddings, rows alone are made.
+        return self._stream.extra_bytes() + self._copies.extra_bytes(self._copied, points)
+
+    @property
+    def _copied(self) -> list[Trainable]:
+        """Those that are copied, whole or in blocks; of embeddings, rows alone are made."""
         tables = {id(module.weight) for module in self._owners if isinstance(module, nn.Embedding)}
-        copied = [t for t in self._trainables if id(t.parameter) not in tables]
-        return self._stream.extra_bytes() + self._copies.extra_bytes(copied, points)
+        return [t for t in self._trainables if id(t.parameter) not in tables]
 
     def _room(self, tokens: int) -> int:
         return min(self._tokens // max(1, tokens), self._copies.points())

@@ -199,18 +199,11 @@ class Uses(TorchFunctionMode):
                 first, second = (factors.right, factors.left) if transposed else (factors.left, factors.right)
                 _add_product(flat, torch.bmm(rows, first), second)
             return outputs
-        # Blocks of rows are columns of the output only where the weight is transposed.
-        blocks = self._weights.in_blocks(trained, whole=not transposed)
-        parts, done = [], 0
-        for block in [self._weights.whole(trained)] if blocks is None else blocks:
-            matrix = block.transpose(1, 2) if transposed else block  # [P, in, columns of the output]
-            if bias is None:
-                parts.append(torch.bmm(rows, matrix))
-            else:
-                biases = bias.expand(len(rows), -1) if own_bias is None else torch.stack(list(own_bias))
-                done += matrix.shape[2]
-                parts.append(torch.baddbmm(biases[:, None, done - matrix.shape[2] : done], rows, matrix))
-        flat = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        biases = None
+        if bias is not None:
+            biases = (bias.expand(len(rows), -1) if own_bias is None else torch.stack(list(own_bias))).unsqueeze(1)
+        blocks = self._weights.in_blocks(trained)
+        flat = _by_rows(rows, blocks, biases) if transposed else _by_columns(rows, blocks, biases)
         return flat.view(*inputs.shape[:-1], flat.shape[-1])
 
     def _embedding(
@@ -243,6 +236,32 @@ _KNOWN: dict[Any, Callable[..., torch.Tensor | None]] = {
     torch.addmm: Uses._addmm,
     nn.functional.embedding: Uses._embedding,
 }
+
+
+def _by_rows(inputs: torch.Tensor, blocks: Iterator[torch.Tensor], biases: torch.Tensor | None) -> torch.Tensor:
+    """Multiply ``[P, n, in]`` by the transpose of a weight ``[P, out, in]`` that comes in blocks of rows."""
+    parts, low = [], 0
+    for block in blocks:
+        high = low + block.shape[1]
+        bias = None if biases is None else biases[..., low:high]
+        parts.append(_product(inputs, block.transpose(1, 2), bias))
+        low = high
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _by_columns(inputs: torch.Tensor, blocks: Iterator[torch.Tensor], biases: torch.Tensor | None) -> torch.Tensor:
+    """Multiply ``[P, n, in]`` by a weight ``[P, in, out]`` that comes in blocks of rows."""
+    total, low = biases, 0
+    for block in blocks:
+        high = low + block.shape[1]
+        total = _product(inputs[..., low:high], block, total)
+        low = high
+    assert total is not None
+    return total
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
+    return torch.bmm(left, right) if added is None else torch.baddbmm(added, left, right)
 
 
 def _add_product(outputs: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

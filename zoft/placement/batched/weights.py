@@ -65,6 +65,10 @@ class Copies:
         """Return for how many points there is room, >= 2."""
         return self._limit_bytes // max(1, _bytes(self.needed.values()))
 
+    def kept(self, trainables: Iterable[Trainable]) -> list[Trainable]:
+        """Return those of which copies are to be expected to stay, where no directions are of low rank."""
+        return [t for t in trainables if self.keeps_matrices or t.parameter.ndim != 2]
+
     def need(self, trainable: Trainable) -> None:
         """Note that a weight is copied.
 
@@ -82,9 +86,13 @@ class Copies:
                 "use placement='stream'."
             )
 
+    def expected_points(self, trainables: Iterable[Trainable]) -> int:
+        """Return for how many points there will be room."""
+        return self._limit_bytes // max(1, _bytes(self.kept(trainables)))
+
     def extra_bytes(self, trainables: Sequence[Trainable], points: int) -> int:
         """Return how much memory copies and blocks take for so many points; low-rank factors are not counted."""
-        kept = [t for t in trainables if self.keeps_matrices or t.parameter.ndim < 2]
+        kept = self.kept(trainables)
         blocks: dict[Kind, int] = {}
         for weight in (t.parameter for t in trainables if t not in kept):
             kind, rows = Kind(weight.device, weight.dtype), self.block_rows(weight, points)
@@ -137,24 +145,17 @@ class PointWeights:
             self._factors[trainable.number] = self._factored(trainable)
         return self._factors[trainable.number]
 
-    def in_blocks(self, trainable: Trainable, *, whole: bool) -> Iterator[torch.Tensor] | None:
-        """Make a matrix's rows at each point, block by block, ``[P, rows of the block, columns]``.
+    def in_blocks(self, trainable: Trainable) -> Iterator[torch.Tensor]:
+        """Yield a matrix's rows at each point, block by block, ``[P, rows of the block, columns]``.
 
         A block is there until the next one is asked for.
-
-        Args:
-            trainable: The matrix.
-            whole: Whether it must be one block.
-
-        Returns:
-            None if copies are to be kept instead; see :meth:`whole`.
         """
-        return None if self._copies.keeps_matrices else self._blocks(trainable, whole)
-
-    def _blocks(self, trainable: Trainable, whole: bool) -> Iterator[torch.Tensor]:
+        if self._copies.keeps_matrices:
+            yield self.whole(trainable)
+            return
         base = trainable.parameter.data.contiguous()
         rows, columns = base.shape
-        step = rows if whole else self._copies.block_rows(base, len(self._points))
+        step = self._copies.block_rows(base, len(self._points))
         for low in range(0, rows, step):
             part = base[low : low + step]
             block = self._copies.scratch((len(self._points), *part.shape), base)
@@ -208,14 +209,14 @@ class PointWeights:
 def _mirrored(points: Sequence[Sequence[Term]]) -> tuple[list[tuple[int, int]], list[int]]:
     """Return pairs of points on both sides of theta, and the points that are in none."""
     both: list[tuple[int, int]] = []
-    alone: dict[tuple[Term, ...], int] = {}
+    alone: dict[tuple[Term, ...], list[int]] = {}  # a point may be there twice
     for place, terms in enumerate(points):
         opposite = tuple(Term(step, query, -coefficient) for step, query, coefficient in terms)
-        if terms and opposite in alone:
-            both.append((alone.pop(opposite), place))
+        if terms and alone.get(opposite):
+            both.append((alone[opposite].pop(), place))
         else:
-            alone[tuple(terms)] = place
-    return both, list(alone.values())
+            alone.setdefault(tuple(terms), []).append(place)
+    return both, [place for places in alone.values() for place in places]
 
 
 def _stacked(factors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
