@@ -8,6 +8,7 @@ all queries and their weights.
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from zoft.errors import ConfigError
 from zoft.estimators import Point
 from zoft.step_size import ladder, sides
 from zoft.step_size.past import Past, PastStep
-from zoft.step_size.trust import Curvature, Signal, Watch, clipped
+from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
 DIRECTIONS = 8  # along which curvature is measured before the first step
@@ -33,10 +34,11 @@ GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
 WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual one has 1
-LONGEST = 4.0  # a step's length at most, in root mean squares of the last ones
+# A step's length at most, in root mean squares of the last ones, of which one that is cut counts as half of that.
+LONGEST = 4.0
+FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
-_UNREAL = 1e20  # stands for what is not finite: unlike NaN it can be summed, and multiplied by zero
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured
 
 
@@ -53,13 +55,17 @@ class State:
         checks: Checks since the start or the last alarm.
         alarmed: Whether the first checks after an alarm are still to be made.
         lr: The step size; 0 until it is chosen.
-        rising: Whether the last check would have had it grow by more than it may at once.
+        highest: The highest so far.
+        urgent: Whether the next step is to be checked at once: the last check would have had the step size grow by more
+            than it may, or a step was unusually long.
+        farthest: How far an element may go in a step; known where zo_eps was measured.
         caution: Factor on it, in (0, 1], below 1 after an alarm.
         noise: Standard deviation of the loss's rounding; 0 where it was not measured.
         forwards: Evaluations of each micro-batch so far.
         said: The first choice, in words.
         curvature: Along steps, an estimate of tr H.
         bends: Whether a check saw more curvature than rounding makes.
+        spiked: Whether the last check's was cut.
         signal: Which part of that gain other batches confirm.
         watch: Statistics of the loss.
     """
@@ -72,13 +78,16 @@ class State:
     checks: int = 0
     alarmed: bool = False
     lr: float = 0.0
-    rising: bool = False
+    highest: float = 0.0
+    urgent: bool = False
+    farthest: float = sides.UNREAL
     caution: float = 1.0
     noise: float = 0.0
     forwards: int = 0
     said: str = ""
     curvature: Curvature = field(default_factory=Curvature)
     bends: bool = False
+    spiked: bool = False
     signal: Signal = field(default_factory=Signal)
     watch: Watch = field(default_factory=Watch)
 
@@ -144,7 +153,7 @@ class AutoStepSize:
     @property
     def _is_due(self) -> bool:
         state = self._state
-        at_once = state.alarmed or state.rising
+        at_once = state.alarmed or state.urgent
         return bool(state.past.steps) and (at_once or state.forwards + self._check_forwards <= self._allowed)
 
     @property
@@ -187,10 +196,10 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`."""
         values: list[float] = []
         if self._on_ladder:
-            slopes, bends = sides.differences([loss if math.isfinite(loss) else _UNREAL for loss in losses])
+            slopes, bends = sides.differences([sides.real(loss) for loss in losses])
             values = slopes + bends
         elif not all(map(math.isfinite, losses)):
-            values = [_UNREAL] * 2
+            values = [sides.UNREAL] * 2
         elif self._at_start:
             _, values = sides.differences(losses)
         elif losses:
@@ -207,13 +216,16 @@ class AutoStepSize:
     def probe(self, total: Sequence[float]) -> tuple[float, ...]:
         """See :class:`zoft.step_size.StepSize`.
 
-        In the place of the gain is after the ladder its noise, and at the start the mean square of the curvatures.
+        In the places of gain and curvature are after the ladder its noise and how far it saw slopes stay the same; in
+        that of the gain at the start the mean square of the curvatures.
         """
         if self._on_ladder:
             half = ladder.NUM_SCALARS // 2
-            return (*ladder.choose(total[:half], total[half:], self._engine.zo_eps), 0.0)
+            return tuple(ladder.choose(total[:half], total[half:], self._engine.zo_eps))
         zo_eps = self._engine.zo_eps
         if self._at_start:
+            if not all(map(sides.is_real, total)):
+                return (zo_eps, sides.UNREAL, sides.UNREAL)
             bends = [value / (zo_eps * zo_eps) for value in total[:DIRECTIONS]]
             return (zo_eps, statistics.fmean(bend * bend for bend in bends), statistics.fmean(bends))
         return (zo_eps, *total[:2])
@@ -225,19 +237,21 @@ class AutoStepSize:
         state = self._state
         zo_eps, gained, curvature = record.probe
         # A skipped step's loss may be infinite where the probe's own losses are not.
-        loss = 0.0 if record.skipped else record.loss
-        known, shortened = False, 1.0
+        loss = state.watch.mean if record.skipped else record.loss
+        known, shortened, most = False, 1.0, math.inf
         if self._on_ladder:  # this step's estimate was made with another zo_eps, and is not looked at
-            state.noise, state.forwards = gained if _is_real(gained) else 0.0, ladder.NUM_POINTS
+            state.noise = gained if sides.is_real(gained) else 0.0
+            state.farthest = max(curvature, FARTHEST * zo_eps)
+            state.forwards = ladder.NUM_POINTS
         else:
             if self._at_start:
                 state.forwards += _START_POINTS
                 known = self._begin(gained, curvature, loss)
             elif self._is_due:
                 state.forwards += self._check_forwards
-                known = self._check(gained, curvature, loss)
+                known = self._check(gained, curvature, loss, record.skipped)
             if not record.skipped:
-                shortened = self._look_at(record)
+                shortened, most = self._look_at(record)
         if known or not state.lr:
             self._choose()
         if state.lr and not state.said:
@@ -246,7 +260,17 @@ class AutoStepSize:
                 f"zo_lr auto: first step size {state.lr:.2e} (curvature along z, tr H, {state.curvature.bound:.3g}), "
                 f"zo_eps {zo_eps:.1e} ({noise}), after {state.forwards} forwards of probing"
             )
-        return [state.lr * state.caution * shortened * lr / state.reference for lr in lrs]
+        return self._scheduled(lrs, shortened, most)
+
+    def _scheduled(self, lrs: Sequence[float], shortened: float, most: float) -> list[float]:
+        """Return the groups' rates: what a schedule asks for of the highest rate, where less was not chosen already."""
+        state, largest = self._state, max(lrs)
+        if not largest:
+            return [0.0] * len(lrs)
+        # Safety is meant for runs at one rate.
+        scheduled = state.highest / SAFETY * largest / state.reference
+        rate = min(min(state.lr, scheduled) * state.caution * shortened, most)
+        return [rate * lr / largest for lr in lrs]
 
     def _noise(self, loss: float, scale: float) -> float:
         """What rounding makes of a curvature measured so far to both sides."""
@@ -254,24 +278,27 @@ class AutoStepSize:
 
     def _begin(self, square: float, mean: float, loss: float) -> bool:
         """Take in the curvatures at the start, and return whether they were real."""
-        if not _is_real(mean):
+        if not sides.is_real(mean):
             return False
         noise = self._noise(loss, self._engine.zo_eps)
         self._state.curvature.add(1.0, mean, square + noise * noise, DIRECTIONS)
         return True
 
-    def _check(self, gained: float, curvature: float, loss: float) -> bool:
+    def _check(self, gained: float, curvature: float, loss: float, skipped: bool) -> bool:
         """Take in what the last steps gained, and the curvature along the last one; return whether they were real."""
         state, past = self._state, self._state.past
         state.checks += 1
         state.alarmed = state.alarmed and state.checks < FIRST_CHECKS
-        if not _is_real(curvature):
-            state.caution *= CAUTION
+        if not sides.is_real(curvature):
+            state.caution *= 1.0 if skipped else CAUTION  # a batch that has no loss here says nothing
             return False
         noise = self._noise(loss, self._scale)
         # The curvature of an adapter has heavy tails: no single check is to decide, unless those before saw nothing but
         # rounding.
         most = SPIKE * state.curvature.bound if state.bends and state.checks > FIRST_CHECKS else math.inf
+        if state.spiked and curvature > 0.0:  # twice in a row is no chance
+            most = math.inf
+        state.spiked = abs(curvature) > most
         state.bends = state.bends or abs(curvature) > CLEAR * noise
         # What a step costs is its squared length times its curvature; where slopes are steep the loss may bend more.
         weight = min(past.steps[-1].length ** 2 / state.square, WEIGHT)
@@ -288,8 +315,9 @@ class AutoStepSize:
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
         lr = reach * SAFETY * state.signal.share
-        state.rising = bool(state.lr) and lr > state.lr * GROWTH
+        state.urgent = bool(state.lr) and lr > state.lr * GROWTH
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
+        state.highest = max(state.highest, state.lr)
 
     def _confirm(self, gained: float, along_last: float) -> None:
         """Take in which part of what the last steps were to gain the present batch confirms."""
@@ -302,8 +330,8 @@ class AutoStepSize:
             confirmed = past.confirmed(gained, along_last, state.curvature.bound, self._engine.zo_eps) / usual
             state.signal.add(own, min(max(confirmed, -most), most), KEEP_SIGNAL**past.num_terms)
 
-    def _look_at(self, record: StepRecord) -> float:
-        """Take in the present step's loss and gradient, and return by which factor it is to be shortened."""
+    def _look_at(self, record: StepRecord) -> tuple[float, float]:
+        """Take in the present step's loss and gradient; return a factor on the step size, and its largest value."""
         state = self._state
         state.caution = min(1.0, state.caution * CALM)
         if state.watch.alarm(record.loss) and state.lr:
@@ -313,15 +341,19 @@ class AutoStepSize:
         gradient = self._engine.gradient(record)
         length = math.sqrt(math.fsum(t.coefficient * t.coefficient for t in gradient))
         if not length:
-            return 1.0
+            return 1.0, math.inf
         slopes = self._engine.method.estimator.projected_grads(record.scalars)
         gain = math.fsum(slopes[t.query] * t.coefficient for t in gradient)
         state.past.add(PastStep([(t.step, t.query, t.coefficient) for t in gradient], length, gain))
-        shortened = clipped(length, state.square, LONGEST) / length
+        shortened = min(1.0, LONGEST * math.sqrt(state.square) / length) if state.square else 1.0
+        counted = (
+            (shortened / 2.0) ** 2 if shortened < 1.0 else 1.0
+        )  # an outlier is not to make the next one look usual
+        state.urgent = state.urgent or shortened < 1.0
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
-        state.gain += new * (gain * shortened * shortened - state.gain)
-        state.square += new * (length * length * shortened * shortened - state.square)
-        return shortened
+        state.gain += new * (gain * counted - state.gain)
+        state.square += new * (length * length * counted - state.square)
+        return shortened, state.farthest / length
 
     def took(self, record: StepRecord) -> None:
         """See :class:`zoft.step_size.StepSize`."""
@@ -334,6 +366,7 @@ class AutoStepSize:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :class:`zoft.step_size.StepSize`."""
+        state = copy.deepcopy(state)
         parts = {
             "past": Past([PastStep(**step) for step in state["past"]["steps"]]),
             "curvature": Curvature(**state["curvature"]),
@@ -341,8 +374,3 @@ class AutoStepSize:
             "watch": Watch(**state["watch"]),
         }
         self._state = State(**{**state, **parts})
-
-
-def _is_real(measured: float) -> bool:
-    """Whether what was measured comes from finite losses alone."""
-    return abs(measured) < 1e-3 * _UNREAL

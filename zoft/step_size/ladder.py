@@ -32,10 +32,13 @@ class Choice(NamedTuple):
     Attributes:
         zo_eps: The perturbation scale to use.
         noise: Standard deviation of the loss's rounding, in the loss's units.
+        farthest: The largest scale at which slopes are those of smaller ones; :data:`zoft.step_size.sides.UNREAL` where
+            that may be beyond the largest rung.
     """
 
     zo_eps: float
     noise: float
+    farthest: float
 
 
 def points(step: int, first_query: int) -> list[Point]:
@@ -48,18 +51,20 @@ def choose(first_differences: Sequence[float], second_differences: Sequence[floa
 
     It is the geometric mean of the smallest rung that stands clear of the noise, and of the largest one at which the
     slopes are still, within 30%, those of the rung below, and the second difference is not above the first, half of
-    which a one-sided estimate has as its error; of the former alone where noise reaches beyond that.
+    which a one-sided estimate has as its error; of the former alone where noise reaches beyond that. Rungs are left out
+    from the lowest on at which a loss was not finite.
 
     Returns:
-        The choice, with ``default`` as zo_eps where no rung stands clear. The noise is that of the second differences
-        at the smallest rung, or, where these are zero, half of the smallest difference seen: an upper bound.
+        The choice, with ``default``, or the largest rung that is left, as zo_eps where none stands clear. The noise is
+        that of the second differences at the smallest rung, or, where these are zero, half of the smallest difference
+        seen: an upper bound.
     """
     count = len(RUNGS)
     first, second = (
         [values[i * count : (i + 1) * count] for i in range(DIRECTIONS)]
         for values in (first_differences, second_differences)
     )
-    rungs = range(count)
+    rungs = range(next((j for j in range(count) if not all(sides.is_real(row[j]) for row in second)), count))
     slopes = [[row[j] / (2.0 * RUNGS[j]) for row in first] for j in rungs]
     bends = [_norm([row[j] for row in second]) / (_norm([row[j] for row in first]) or math.inf) for j in rungs]
     lowest = _norm([row[0] for row in second]) / math.sqrt(6.0 * DIRECTIONS)
@@ -71,10 +76,14 @@ def choose(first_differences: Sequence[float], second_differences: Sequence[floa
     # From the top: noise may look like anything, once.
     quiet = list(itertools.takewhile(clear, reversed(rungs)))
     if not quiet:
-        return Choice(default, noise)
-    straight = [j for j in quiet[:-1] if bends[j] <= 1.0 and _agree(slopes[j - 1], slopes[j])]
-    ends = RUNGS[quiet[-1]], RUNGS[straight[0]] if straight else RUNGS[quiet[-1]]
-    return Choice(math.sqrt(ends[0] * ends[1]), noise)
+        return Choice(min(default, RUNGS[rungs[-1]]) if 0 < len(rungs) < count else default, noise, sides.UNREAL)
+    agreeing = [j for j in quiet[:-1] if _agree(slopes[j - 1], slopes[j])]
+    straight = [j for j in agreeing if bends[j] <= 1.0]
+    lowest_clear = RUNGS[quiet[-1]]
+    highest_straight, farthest = (RUNGS[found[0]] if found else lowest_clear for found in (straight, agreeing))
+    return Choice(
+        math.sqrt(lowest_clear * highest_straight), noise, sides.UNREAL if farthest == RUNGS[-1] else farthest
+    )
 
 
 def _agree(lower: Sequence[float], upper: Sequence[float]) -> bool:

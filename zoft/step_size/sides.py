@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from zoft.estimators import Point
@@ -33,3 +34,17 @@ def differences(losses: Sequence[float]) -> tuple[list[float], list[float]]:
     clean, *others = losses
     pairs = list(zip(others[::2], others[1::2], strict=True))
     return [plus - minus for plus, minus in pairs], [(plus - clean) + (minus - clean) for plus, minus in pairs]
+
+
+# Stands for what is not finite: unlike NaN it can be summed and multiplied by zero. One among a million is still seen.
+UNREAL = 1e30
+
+
+def real(loss: float) -> float:
+    """Return a loss, or what stands for it."""
+    return loss if math.isfinite(loss) else UNREAL
+
+
+def is_real(measured: float) -> bool:
+    """Whether a mean over micro-batches comes from finite losses alone."""
+    return abs(measured) < 1e-6 * UNREAL

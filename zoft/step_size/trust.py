@@ -144,8 +144,3 @@ class Watch:
             return False
         self.lowest = self.recent
         return True
-
-
-def clipped(length: float, square: float, most: float) -> float:
-    """Return a length, at most ``most`` root mean squares of earlier ones, if there are any."""
-    return min(length, most * math.sqrt(square)) if square else length
