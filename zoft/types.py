@@ -168,7 +168,8 @@ class StepRecord:
         skipped: The step was dropped (non-finite loss); the weights did not move.
         probe: With ``zo_lr="auto"``: zo_eps from the next step on, how much higher the batch's loss is at earlier
             weights, and its curvature along the last step's direction of unit length an element, zeros where they were
-            not measured; in the step that measures zo_eps, the loss's noise in the second place. Else empty.
+            not measured; at the start the root mean square and the mean of curvatures; in the step that measures
+            zo_eps, the loss's noise, and how far slopes stay the same. Else empty.
     """
 
     step: int

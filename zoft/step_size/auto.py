@@ -217,7 +217,7 @@ class AutoStepSize:
         """See :class:`zoft.step_size.StepSize`.
 
         In the places of gain and curvature are after the ladder its noise and how far it saw slopes stay the same; in
-        that of the gain at the start the mean square of the curvatures.
+        that of the gain at the start the root mean square of the curvatures.
         """
         if self._on_ladder:
             half = ladder.NUM_SCALARS // 2
@@ -227,7 +227,7 @@ class AutoStepSize:
             if not all(map(sides.is_real, total)):
                 return (zo_eps, sides.UNREAL, sides.UNREAL)
             bends = [value / (zo_eps * zo_eps) for value in total[:DIRECTIONS]]
-            return (zo_eps, statistics.fmean(bend * bend for bend in bends), statistics.fmean(bends))
+            return (zo_eps, math.sqrt(statistics.fmean(bend * bend for bend in bends)), statistics.fmean(bends))
         return (zo_eps, *total[:2])
 
     # --- what follows from it ---------------------------------------------------------------------------
@@ -276,12 +276,12 @@ class AutoStepSize:
         """What rounding makes of a curvature measured so far to both sides."""
         return max(self._state.noise, _ROUNDING * abs(loss)) / (scale * scale)
 
-    def _begin(self, square: float, mean: float, loss: float) -> bool:
+    def _begin(self, size: float, mean: float, loss: float) -> bool:
         """Take in the curvatures at the start, and return whether they were real."""
-        if not sides.is_real(mean):
+        if not sides.is_real(size):
             return False
         noise = self._noise(loss, self._engine.zo_eps)
-        self._state.curvature.add(1.0, mean, square + noise * noise, DIRECTIONS)
+        self._state.curvature.add(1.0, mean, size * size + noise * noise, DIRECTIONS)
         return True
 
     def _check(self, gained: float, curvature: float, loss: float, skipped: bool) -> bool:
