@@ -288,6 +288,7 @@ class AutoStepSize:
         """Take in what the last steps gained, and the curvature along the last one; return whether they were real."""
         state, past = self._state, self._state.past
         state.checks += 1
+        state.urgent = False
         state.alarmed = state.alarmed and state.checks < FIRST_CHECKS
         if not sides.is_real(curvature):
             state.caution *= 1.0 if skipped else CAUTION  # a batch that has no loss here says nothing
@@ -315,7 +316,7 @@ class AutoStepSize:
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
         lr = reach * SAFETY * state.signal.share
-        state.urgent = bool(state.lr) and lr > state.lr * GROWTH
+        state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
         state.highest = max(state.highest, state.lr)
 
@@ -346,9 +347,8 @@ class AutoStepSize:
         gain = math.fsum(slopes[t.query] * t.coefficient for t in gradient)
         state.past.add(PastStep([(t.step, t.query, t.coefficient) for t in gradient], length, gain))
         shortened = min(1.0, LONGEST * math.sqrt(state.square) / length) if state.square else 1.0
-        counted = (
-            (shortened / 2.0) ** 2 if shortened < 1.0 else 1.0
-        )  # an outlier is not to make the next one look usual
+        # An outlier is not to make the next one look usual.
+        counted = (shortened / 2.0) ** 2 if shortened < 1.0 else 1.0
         state.urgent = state.urgent or shortened < 1.0
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
         state.gain += new * (gain * counted - state.gain)
