@@ -289,14 +289,18 @@ def test_a_spike_in_the_loss_shrinks_the_step_which_then_recovers() -> None:
     assert rates[-1] > 1.5 * min(rates[60:75])
 
 
-def test_a_single_long_step_is_shortened() -> None:
+def test_a_single_long_step_is_shortened_counts_for_little_and_is_checked_at_once() -> None:
     model = Bowl(spectrum())
-    opt, moved = auto(model, zo_eps=1e-3), []
+    opt, moved, squares, due = auto(model, zo_eps=1e-3), [], [], []
     for step in range(60):
         before = model.w.detach().clone()
+        due.append(bool(opt.step_size.points()))
         opt.step(lambda s=step: (1e4 if s == 50 else 1.0) * model())  # type: ignore[misc]
         moved.append(float((model.w.detach() - before).norm()))
+        squares.append(opt.step_size.state_dict()["square"])
     assert moved[50] < 20 * max(moved[20:50])
+    assert squares[50] <= 1.2 * squares[49]
+    assert due[51] and not all(due[40:50])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
