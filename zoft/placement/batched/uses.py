@@ -65,10 +65,11 @@ class Uses(TorchFunctionMode):
             wide = wide or is_wide(value)
         if not own:
             result = func(*args, **kwargs)
-            if wide and isinstance(result, torch.Tensor):
+            if not wide or isinstance(result, torch.Size):
+                return result
+            if isinstance(result, torch.Tensor):
                 return mark(result)
-            if wide:
-                tree_map_only(torch.Tensor, mark, args[0] if func is torch.Tensor.__setitem__ else result)
+            tree_map_only(torch.Tensor, mark, args[0] if func is torch.Tensor.__setitem__ else result)
             return result
         if not wide:
             if func is not nn.functional.embedding or not self._is_repeated(args[0]):
