@@ -36,7 +36,10 @@ SPIKE = 3.0  # a check's curvature counts for at most so many times what was to 
 WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual one has 1
 # A step's length at most, in root mean squares of the last ones, of which one that is cut counts as half of that.
 LONGEST = 4.0
+# Mean squares of lengths, a tenth new a step, that are this many times their lowest are a sign of instability.
+GROWN = 4.0
 FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
+FIRST_STEPS = 5  # whose lengths are too few for that
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured
@@ -51,6 +54,8 @@ class State:
         steps: Steps passed.
         past: The last steps that no check has looked back on.
         square: Running mean square of the steps' lengths.
+        recent: The same over fewer steps.
+        lowest: The lowest that has been, growing by what the caution recovers by.
         gain: Running mean of their gains.
         checks: Checks since the start or the last alarm.
         alarmed: Whether the first checks after an alarm are still to be made.
@@ -74,6 +79,8 @@ class State:
     steps: int = 0
     past: Past = field(default_factory=Past)
     square: float = 0.0
+    recent: float = 0.0
+    lowest: float = sides.UNREAL
     gain: float = 0.0
     checks: int = 0
     alarmed: bool = False
@@ -267,8 +274,7 @@ class AutoStepSize:
         state, largest = self._state, max(lrs)
         if not largest:
             return [0.0] * len(lrs)
-        # Safety is meant for runs at one rate.
-        scheduled = state.highest / SAFETY * largest / state.reference
+        scheduled = state.highest * largest / state.reference
         rate = min(min(state.lr, scheduled) * state.caution * shortened, most)
         return [rate * lr / largest for lr in lrs]
 
@@ -353,7 +359,12 @@ class AutoStepSize:
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
         state.gain += new * (gain * counted - state.gain)
         state.square += new * (length * length * counted - state.square)
-        return shortened, state.farthest / length
+        state.recent += max(0.1, new) * (length * length * counted - state.recent)
+        if state.steps >= FIRST_STEPS:
+            state.lowest = min(state.recent, state.lowest * CALM)
+        # Where curvature has both signs, steps too long make slopes grow before losses do.
+        steady = min(1.0, math.sqrt(GROWN * state.lowest / state.recent))
+        return shortened * steady, state.farthest / length
 
     def took(self, record: StepRecord) -> None:
         """See :class:`zoft.step_size.StepSize`."""
