@@ -43,8 +43,9 @@ def rates(folder: Path) -> list[float]:
 def test_logs_show_the_step_size_and_one_line_says_what_was_chosen(tmp_path: Path, capsys: Any) -> None:
     trainer = run(tmp_path, lr_scheduler_type="constant")
     (entry,) = [e for e in trainer.state.log_history if e.get("step") == 16 and "loss" in e]
-    # A single step may be shortened.
-    assert 0.1 * entry["zo_lr"] < rates(tmp_path)[-1] <= 1.001 * entry["zo_lr"] and entry["zo_eps"] > 0.0
+    # A single step may be shortened, not all of the last ones.
+    assert rates(tmp_path)[-1] <= 1.001 * entry["zo_lr"] and entry["zo_eps"] > 0.0
+    assert entry["zo_lr"] == pytest.approx(max(rates(tmp_path)[-6:]), rel=0.5)
     card = dict(trainer.how_trained().rows)
     assert card["learning rate"] == f"measured, {entry['zo_lr']:.2g} in the end, constant"
     assert card["zo_eps"] == f"{entry['zo_eps']:.3g}"

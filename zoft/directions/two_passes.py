@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from zoft.noise import Span, Term
+from zoft.noise import Span, Term, negated
 
 
 class TwoPasses(ABC):
@@ -20,5 +20,5 @@ class TwoPasses(ABC):
     def combine_both(self, spans: Sequence[Span], mirrors: Sequence[torch.Tensor], terms: Sequence[Term]) -> None:
         """See :class:`zoft.directions.Directions`."""
         self.combine(spans, terms)
-        negated = [Term(step, query, -coefficient) for step, query, coefficient in terms]
-        self.combine([span._replace(out=mirror) for span, mirror in zip(spans, mirrors, strict=True)], negated)
+        mirrored = [span._replace(out=mirror) for span, mirror in zip(spans, mirrors, strict=True)]
+        self.combine(mirrored, negated(terms))

@@ -29,6 +29,7 @@ from zoft.noise.spec import (
     Term,
     check_distribution,
     compute_dtype,
+    negated,
     run_key,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "combine",
     "combine_rows",
     "compute_dtype",
+    "negated",
     "orthonormal",
     "product",
     "run_key",

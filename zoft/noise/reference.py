@@ -208,11 +208,10 @@ def combine(
 ) -> None:
     """Plain version of :func:`zoft.noise.combine`; see there."""
     if mirrors:
-        negated = [Term(step, query, -coefficient) for step, query, coefficient in terms]
         mirrored = [span._replace(out=mirror) for span, mirror in zip(spans, mirrors, strict=True)]
         combine(
             mirrored,
-            negated,
+            spec.negated(terms),
             key=key,
             distribution=distribution,
             decay=decay,

@@ -87,6 +87,11 @@ class Span(NamedTuple):
     start: int = 0
 
 
+def negated(terms: Sequence[Term]) -> list[Term]:
+    """Return the same directions with opposite coefficients."""
+    return [Term(step, query, -coefficient) for step, query, coefficient in terms]
+
+
 def run_key(seed: int) -> int:
     """Return the 64-bit Philox key of a run.
 

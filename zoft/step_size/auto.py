@@ -358,8 +358,9 @@ class AutoStepSize:
         state.urgent = state.urgent or shortened < 1.0
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
         state.gain += new * (gain * counted - state.gain)
-        state.square += new * (length * length * counted - state.square)
-        state.recent += max(0.1, new) * (length * length * counted - state.recent)
+        square = length * length * counted
+        state.square += new * (square - state.square)
+        state.recent += max(0.1, new) * (square - state.recent)
         if state.steps >= FIRST_STEPS:
             state.lowest = min(state.recent, state.lowest * CALM)
         # Where curvature has both signs, steps too long make slopes grow before losses do.

@@ -245,7 +245,7 @@ def _by_rows(inputs: torch.Tensor, blocks: Iterator[torch.Tensor], biases: torch
     for block in blocks:
         high = low + block.shape[1]
         bias = None if biases is None else biases[..., low:high]
-        parts.append(_product(inputs, block.transpose(1, 2), bias))
+        parts.append(_matmul(inputs, block.transpose(1, 2), bias))
         low = high
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -255,13 +255,13 @@ def _by_columns(inputs: torch.Tensor, blocks: Iterator[torch.Tensor], biases: to
     total, low = biases, 0
     for block in blocks:
         high = low + block.shape[1]
-        total = _product(inputs[..., low:high], block, total)
+        total = _matmul(inputs[..., low:high], block, total)
         low = high
     assert total is not None
     return total
 
 
-def _product(left: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
+def _matmul(left: torch.Tensor, right: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
     return torch.bmm(left, right) if added is None else torch.baddbmm(added, left, right)
 
 

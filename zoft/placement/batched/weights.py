@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from zoft.directions import Directions
 from zoft.errors import ConfigError
-from zoft.noise import Span, Term
+from zoft.noise import Span, Term, negated
 from zoft.parameters import Trainable
 from zoft.placement.ring import Kind, Ring, ring_numel
 
@@ -65,9 +65,9 @@ class Copies:
         """Return for how many points there is room, >= 2."""
         return self._limit_bytes // max(1, _bytes(self.needed.values()))
 
-    def kept(self, trainables: Iterable[Trainable]) -> list[Trainable]:
-        """Return those of which copies are to be expected to stay, where no directions are of low rank."""
-        return [t for t in trainables if self.keeps_matrices or t.parameter.ndim != 2]
+    def stays(self, trainable: Trainable) -> bool:
+        """Whether copies of it are to be expected to stay, where no directions are of low rank."""
+        return self.keeps_matrices or trainable.parameter.ndim != 2
 
     def need(self, trainable: Trainable) -> None:
         """Note that a weight is copied.
@@ -88,17 +88,18 @@ class Copies:
 
     def expected_points(self, trainables: Iterable[Trainable]) -> int:
         """Return for how many points there will be room."""
-        return self._limit_bytes // max(1, _bytes(self.kept(trainables)))
+        return self._limit_bytes // max(1, _bytes(filter(self.stays, trainables)))
 
     def extra_bytes(self, trainables: Sequence[Trainable], points: int) -> int:
         """Return how much memory copies and blocks take for so many points; low-rank factors are not counted."""
-        kept = self.kept(trainables)
         blocks: dict[Kind, int] = {}
-        for weight in (t.parameter for t in trainables if t not in kept):
+        for weight in (t.parameter for t in trainables if not self.stays(t)):
             kind, rows = Kind(weight.device, weight.dtype), self.block_rows(weight, points)
             numel = points * min(rows, weight.shape[0]) * weight[0].numel()
             blocks[kind] = max(blocks.get(kind, 0), ring_numel(numel, kind, self._scratch_bytes))
-        return points * _bytes(kept) + sum(numel * kind.dtype.itemsize for kind, numel in blocks.items())
+        return points * _bytes(filter(self.stays, trainables)) + sum(
+            numel * kind.dtype.itemsize for kind, numel in blocks.items()
+        )
 
     def block_rows(self, matrix: torch.Tensor, points: int) -> int:
         """Return how many rows of a matrix are made at once for so many points."""
@@ -211,7 +212,7 @@ def _mirrored(points: Sequence[Sequence[Term]]) -> tuple[list[tuple[int, int]], 
     both: list[tuple[int, int]] = []
     alone: dict[tuple[Term, ...], list[int]] = {}  # a point may be there twice
     for place, terms in enumerate(points):
-        opposite = tuple(Term(step, query, -coefficient) for step, query, coefficient in terms)
+        opposite = tuple(negated(terms))
         if terms and alone.get(opposite):
             both.append((alone[opposite].pop(), place))
         else:
