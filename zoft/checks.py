@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from zoft.errors import ConfigError, did_you_mean
@@ -11,6 +12,12 @@ def check_count(name: str, value: object) -> None:
     """Raise ConfigError unless a value is an integer >= 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise ConfigError unless a value is a finite number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}.")
 
 
 def check_share(name: str, value: float) -> None:

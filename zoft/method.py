@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from zoft.checks import check_finite
 from zoft.directions import DenseDirections, Directions, FlipoutDirections
 from zoft.errors import ConfigError, did_you_mean
 from zoft.estimators import Estimator, PerExample, TwoSided
@@ -32,6 +34,7 @@ class Method:
         config: The configuration with the method's defaults filled in.
         rule: How the gradient is written into the weights.
         evaluation: What a point stands for: see :data:`Evaluation`.
+        needs_one_lr: Whether all parameter groups must have the same learning rate.
     """
 
     directions: Directions
@@ -40,6 +43,15 @@ class Method:
     config: ZOConfig
     rule: Rule = field(default_factory=Sgd)
     evaluation: Evaluation = "moved"
+    needs_one_lr: bool = False
+
+    def check_lrs(self, lrs: Sequence[float]) -> None:
+        """Raise ConfigError if a step cannot be taken at these learning rates of the parameter groups."""
+        if self.needs_one_lr and len(set(lrs)) > 1:
+            raise ConfigError(
+                f"method {self.config.method!r} needs one learning rate for all parameters; its groups have "
+                f"{', '.join(map(str, lrs))}."
+            )
 
     @property
     def can_measure_lr(self) -> bool:
@@ -58,13 +70,17 @@ def build_method(config: ZOConfig) -> Method:
         ConfigError: If the method or one of its options is unknown or out of range, or does not go with ``zo_lr``.
     """
     entry = registration(config.method)
-    known = [field.name for field in dataclasses.fields(entry.options)]
-    for name in config.method_kwargs:
+    known = {field.name: field.type for field in dataclasses.fields(entry.options)}
+    for name, value in config.method_kwargs.items():
         if name not in known:
             raise ConfigError(
                 f"method {config.method!r} has no option {name!r}.{did_you_mean(name, known)} "
                 f"Its options: {', '.join(known) or 'none'}."
             )
+        if known[name] == "float":  # the annotation, which is not evaluated
+            check_finite(f"{name} of {config.method}", value)
+        elif known[name] == "str" and not isinstance(value, str):
+            raise ConfigError(f"{name} of {config.method} must be a string, got {value!r}.")
     method = entry.build(config, entry.options(**config.method_kwargs))
     assert isinstance(method, Method)
     if config.zo_lr == "auto" and not method.can_measure_lr:

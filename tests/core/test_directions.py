@@ -13,6 +13,7 @@ import zoft
 from tests.core.conftest import make
 from tests.core.runs import start
 from tests.methods import claims, plain_placement
+from zoft.directions import DenseDirections, OrthonormalFactors
 from zoft.method import build_method
 from zoft.noise import Span, Term, blocks
 from zoft.placement import stream as stream_module
@@ -110,6 +111,43 @@ def test_a_window_of_steps_shares_its_directions(name: str) -> None:
     each, three = directions("window:1"), directions("window:3")
     assert all(torch.equal(three[step], each[step // 3 * 3]) for step in range(7))
     assert not any(torch.equal(a, b) for a, b in pairwise(each))
+
+
+@pytest.mark.parametrize("name", ["lozo", "lozo_m", "subzero", "subzero_plus"])
+def test_what_lasts_for_a_period_lasts_for_whole_windows(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(13, 37)
+    config = zoft.ZOConfig(name, shared_vector="window:3", method_kwargs={"period": 4, "rank": 2})
+    opt = zoft.ZOOptimizer(model, 1e-3, config)
+    spaces, directions = [], []
+    for step in range(12):
+        left, right = opt.engine.directions.factored(0, [Term(step, 0, 1.0)])
+        spaces.append(right)
+        directions.append(left @ right.T)
+    assert all(torch.equal(directions[step], directions[step // 3 * 3]) for step in range(12))
+    assert not any(torch.equal(a, b) for a, b in pairwise(directions[::3]))
+    assert all(torch.equal(spaces[step], spaces[step // 6 * 6]) for step in range(12)), "6 is the next multiple of 3"
+    assert not torch.equal(spaces[0], spaces[6])
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (4, 5), (3, 3), (8, 2)])
+def test_bases_are_orthonormal_whatever_the_noise_inside_them(shape: tuple[int, int]) -> None:
+    for seed in range(40):
+        factors = OrthonormalFactors(DenseDirections(seed, "rademacher"), 24, 10)
+        for basis in factors.bases(0, 0, torch.Size(shape)):
+            eye = torch.eye(basis.shape[1])
+            assert (basis.T @ basis - eye).abs().max() < 1e-6
+        inner = factors.inner(Term(0, 0, 1.0), 0, torch.Size(shape))
+        assert len(inner.abs().unique()) == 1, "signs"
+
+
+@pytest.mark.parametrize(("sparsity", "moved"), [(0.0, 100), (0.5, 50), (0.7, 30), (0.95, 5), (0.99, 1), (0.999, 1)])
+def test_a_mask_leaves_its_share_of_a_tensor_alone(sparsity: float, moved: int) -> None:
+    model = nn.Linear(10, 10, bias=False)
+    opt = zoft.ZOOptimizer(model, 1e-3, zoft.ZOConfig("sparse_mezo", method_kwargs={"sparsity": sparsity}))
+    out = torch.empty_like(model.weight.data)
+    opt.engine.directions.combine([Span(out, model.weight.data, 0)], TERMS)
+    assert int((out != model.weight.data).sum()) == moved
 
 
 def test_numbers_kept_for_sharded_weights_are_refused_where_directions_need_them(

@@ -294,3 +294,37 @@ def test_an_exception_inside_a_scaled_module_gives_its_weight_back() -> None:
         opt.step(losses)
     handle.remove()
     assert calls == 1 and digest(model) == before
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+@pytest.mark.parametrize("flat", [0, 3, 6, 7])
+def test_an_example_without_a_slope_counts_as_one(flat: int, level: float) -> None:
+    """The group is the batch: g = (1/B) sum_i p_i z_i / std(p), over all of its B examples."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    x = torch.randn(8, 4)
+    reads = (torch.arange(8) >= flat).float()
+
+    def losses() -> torch.Tensor:
+        return model(x).squeeze(1) * reads + level * (1.0 - reads)
+
+    opt = zoft.ZOOptimizer(model, 0.0, CONFIG)
+    estimate = opt.engine.estimate(losses)
+    slopes = opt.engine.method.estimator.projected_grads(estimate.scalars)
+    assert len(slopes) == 8 and slopes[:flat] == [0.0] * flat and all(slopes[flat:])
+    assert estimate.loss == pytest.approx(losses().mean().item(), abs=1e-6)
+    coefficients = [term.coefficient for term in opt.engine.method.update.gradient(0, estimate.scalars)]
+    assert coefficients == pytest.approx([slope / (8 * np.std(slopes)) for slope in slopes], rel=1e-5, abs=1e-12)
+
+
+def test_a_batch_without_any_slope_moves_nothing_and_places_without_examples_are_none() -> None:
+    model = nn.Linear(4, 1)
+    x = torch.randn(5, 4)
+    opt = zoft.ZOOptimizer(model, 1.0, CONFIG)
+    before = digest(model)
+    for rows in (2, 3):  # micro-batches of unequal weight
+        opt.loss(lambda rows=rows: 0.0 * model(x[:rows]).squeeze(1)).mul(rows / 5).backward()  # type: ignore[misc]
+    opt.step()
+    assert opt.last_record is not None
+    assert opt.engine.method.estimator.projected_grads(opt.last_record.scalars) == [0.0] * 5
+    assert digest(model) == before

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib
+import math
 import pkgutil
 import re
 from typing import Any
@@ -89,7 +90,7 @@ def test_defaults_are_filled_in_and_explicit_settings_win(name: str) -> None:
         ("mezo", 1e-3, 1, "gaussian", 2),
         ("fzoo", 1e-3, 8, "rademacher", 9),
         ("meazo", 1e-3, 1, "rademacher", 2),
-        ("one_point_five_spsa", 1e-4, 1, "rademacher", 3),
+        ("one_point_five_spsa", 1e-3, 1, "rademacher", 3),
         ("es", 1e-3, 15, "gaussian", 30),
         ("eggroll", 1e-3, 15, "gaussian", 30),
         ("lozo", 1e-3, 1, "gaussian", 2),
@@ -112,7 +113,9 @@ def test_defaults_are_filled_in_and_explicit_settings_win(name: str) -> None:
         ("subspace_bfgs", 1e-3, 4, "rademacher", 9),
     ],
 )
-def test_published_defaults(name: str, eps: float, queries: int, distribution: str, forwards: int) -> None:
+def test_defaults_are_published_or_declared(
+    name: str, eps: float, queries: int, distribution: str, forwards: int
+) -> None:
     method = method_of(name)
     assert (method.config.zo_eps, method.config.num_queries) == (eps, queries)
     assert (method.config.distribution, method.estimator.forwards) == (distribution, forwards)
@@ -169,6 +172,16 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
 def test_options_out_of_range_are_named_and_shown(name: str, option: str, bad: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{option}.* must be .*got {re.escape(repr(bad))}\."):
         method_of(name, method_kwargs={option: bad})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "kind"),
+    [(name, o.name, o.type) for name in METHODS for o in dataclasses.fields(registration(name).options)],
+)
+def test_options_of_another_kind_are_named_and_shown(name: str, option: str, kind: str) -> None:
+    for bad in {"float": ["0.9", math.inf, None, True], "int": ["2", 2.0, None], "str": [["ranks"], None, 1]}[kind]:
+        with pytest.raises(ConfigError, match=rf"{option} of {name} must be .*got {re.escape(repr(bad))}"):
+            method_of(name, method_kwargs={option: bad})
 
 
 def test_a_mask_on_the_weights_is_refused_where_they_move() -> None:

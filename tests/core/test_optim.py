@@ -392,6 +392,23 @@ def test_backward_through_the_seam_leaves_no_gradient_and_saves_no_activation(me
     assert not run.opt.state
 
 
+def test_a_method_that_needs_one_learning_rate_says_so_before_anything_is_logged(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}]
+    config = zoft.ZOConfig("svrg", placement="snapshot")
+    with pytest.raises(ConfigError, match=r"'svrg' needs one learning rate for all parameters; .* 0\.1, 0\.2"):
+        zoft.ZOOptimizer(model, 0.1, config, param_groups=groups)
+    groups[1]["lr"] = 0.1
+    opt = zoft.ZOOptimizer(model, 0.1, config, param_groups=groups, log=tmp_path / "log")
+    opt.param_groups[1]["lr"] = 0.2  # as a scheduler may
+    x = torch.randn(4, 3)
+    with pytest.raises(ConfigError, match="needs one learning rate"):
+        opt.step(lambda: model(x).square().mean())
+    opt.param_groups[1]["lr"] = 0.1
+    opt.step(lambda: model(x).square().mean())
+    assert opt.engine.step == 1 and opt.log is not None and len(opt.log.records) == 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_two_micro_batches_of_eight_equal_one_of_sixteen(method: str) -> None:
     """Up to the rounding of a float32 loss of about 4.6, of which a step sees ``zo_eps * projected_grad``.

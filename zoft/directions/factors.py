@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -79,6 +79,12 @@ def factor(directions: DenseDirections, term: Term, parameter: int, start: int, 
     return factors(directions, term, [Address(parameter, start, rows)], rank)[0]
 
 
+def _began(directions: DenseDirections, step: int, period: int) -> int:
+    """Return the first step of this step's period, which lasts for whole windows of steps that share directions."""
+    whole = math.ceil(period / directions.window) * directions.window
+    return step // whole * whole
+
+
 @dataclass(frozen=True)
 class GivenFactors(Factors):
     """The factors of one matrix, at hand.
@@ -113,7 +119,7 @@ class NoiseFactors(Factors):
     Attributes:
         dense: Where their values come from.
         rank: Columns of each.
-        period: Steps, and all queries of each, that share V; None: every query has its own.
+        period: Steps, and all queries of each, that share V, in whole windows; None: every query has its own.
     """
 
     dense: DenseDirections
@@ -131,7 +137,7 @@ class NoiseFactors(Factors):
     def rights(self, term: Term, places: Sequence[Place], device: torch.device) -> list[torch.Tensor]:
         """See :class:`Factors`."""
         if self.period is not None:
-            term = Term(term.step // self.period * self.period, 0, 1.0)
+            term = Term(_began(self.dense, term.step, self.period), 0, 1.0)
         # Behind the elements of U, which may be of the same step and query.
         addresses = [Address(place.parameter, place.shape[0] * self.rank, place.shape[1]) for place in places]
         return factors(self.dense, term, addresses, self.rank, device)
@@ -155,16 +161,18 @@ class OrthonormalFactors(Factors):
     """``z = s U Z V^T``: U and V have orthonormal columns and last for some steps, Z is noise ``[rank, rank]``.
 
     ``s = sqrt(rows * columns) / rank`` makes the elements' mean square 1, as that of dense noise is.
-    U and V of the current period are kept: ``(rows + columns) * rank`` numbers for each matrix.
+    U and V of the current period are kept: ``(rows + columns) * rank`` numbers for each matrix. They are made of
+    Gaussian noise whatever Z is: columns of signs may be dependent, and those of a small matrix often are.
     """
 
     def __init__(self, dense: DenseDirections, rank: int, period: int) -> None:
         self._dense, self._rank, self._period = dense, rank, period
+        self._gaussian = replace(dense, distribution="gaussian")
         self._kept: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
     def began(self, step: int) -> int:
         """Return the first step of this step's period."""
-        return step // self._period * self._period
+        return _began(self._dense, step, self._period)
 
     def bases(self, step: int, parameter: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         """Return U ``[rows, rank]`` and V ``[columns, rank]``, float32, on the CPU."""
@@ -175,8 +183,8 @@ class OrthonormalFactors(Factors):
         if kept is None or kept[0] != began:
             # Behind the elements of Z, which may be of the same step and query.
             address, start = Term(began, 0, 1.0), self._rank * self._rank
-            left = factor(self._dense, address, parameter, start, rows, rank)
-            right = factor(self._dense, address, parameter, start + rows * rank, columns, rank)
+            left = factor(self._gaussian, address, parameter, start, rows, rank)
+            right = factor(self._gaussian, address, parameter, start + rows * rank, columns, rank)
             kept = self._kept[parameter] = began, noise.orthonormal(left), noise.orthonormal(right)
         return kept[1], kept[2]
 

@@ -36,7 +36,7 @@ class MaskedDirections(BlockwiseDirections):
         return replace(self, thresholds=tuple(self._threshold(t.slot.whole()) for t in trainables))
 
     def _threshold(self, weight: torch.Tensor) -> float:
-        least = weight.abs().flatten().kthvalue(max(1, math.ceil(self.kept * weight.numel()))).values
+        least = weight.abs().flatten().kthvalue(max(1, math.ceil(round(self.kept * weight.numel(), 6)))).values
         # Of a tensor that starts as zeros (an adapter's factor) magnitudes say nothing yet, and a threshold of zero
         # would leave every element alone as soon as it has moved.
         return float(least) or math.inf

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoft.estimators.protocol import Point
+from zoft.examples import at_place, of_examples
 from zoft.noise import Term
 from zoft.types import Estimate
 
@@ -16,7 +17,7 @@ class PerExample:
     """``(loss_plus_i - loss_minus_i) / (2 zo_eps B)`` for each of a step's B examples.
 
     Their sum over z_i estimates the gradient. Examples of all micro-batches and processes have places of their own;
-    places left over hold zeros.
+    places left over hold zeros; see :mod:`zoft.examples`.
 
     Attributes:
         num_queries: Places, and so directions, a step, >= 1.
@@ -48,10 +49,11 @@ class PerExample:
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """Combine each example's share ``loss_i / B`` of the mean loss, all at plus and then all at minus."""
         plus, minus = losses[: self.num_queries], losses[self.num_queries :]
-        slopes = tuple((a - b) / (2.0 * self.zo_eps) for a, b in zip(plus, minus, strict=True))
+        pairs = zip(plus, minus, strict=True)
+        slopes = tuple(at_place((a - b) / (2.0 * self.zo_eps)) if a or b else 0.0 for a, b in pairs)
         return Estimate(math.fsum(losses) / 2.0, slopes)
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:
         """See :class:`zoft.estimators.Estimator`: those of the places that were taken, of the examples' own losses."""
-        taken = [scalar for scalar in scalars if scalar != 0.0]
-        return [scalar * len(taken) for scalar in taken]
+        slopes = of_examples(scalars)
+        return [slope * len(slopes) for slope in slopes]

@@ -7,8 +7,9 @@ The estimates of the last h steps are made again from their directions and scala
 Published settings: h 10, betas 0.7 and 0.9. State beyond inference: the scalars of h steps. Forwards a step: 2 q.
 An update takes h times the noise of MeZO's.
 
-Deviations: with per-element directions that depend on the weights or on state it would make other estimates than were
-taken; here directions are dense noise.
+Deviations: the moments are divided by the sums of their weights, as Adam corrects what it starts from. With per-element
+directions that depend on the weights or on state it would make other estimates than were taken; here directions are
+dense noise.
 """
 
 from __future__ import annotations

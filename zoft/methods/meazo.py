@@ -7,7 +7,7 @@ scale of the loss, and a single large p cannot throw the weights far.
 Published settings: none that carry over; lr is a displacement per element and step, as FZOO's is.
 State beyond inference: two scalars. Forwards a step: 2 q.
 
-Deviations: one v for all parameter groups.
+Deviations: one v for all parameter groups; with several queries it takes in the mean of their squares.
 """
 
 from __future__ import annotations

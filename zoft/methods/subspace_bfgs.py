@@ -6,8 +6,8 @@ are gradients of one function of K numbers, and what its Hessian is can be learn
     a = B p,    theta -= lr sum_k a_k z_k,    B = BFGS(B, s = -lr_1 a, y = p' - p),
 
 B of K x K scalars, ``1 / c`` on its diagonal at the start of a window, c the running mean of the curvature along
-directions. A pair whose y . s is not positive, as batches that differ make it now and then, is passed over, and no step
-is longer than ``|p| / (damping c)``.
+directions. A pair whose y . s is not above ``damping c |s|^2``, as batches that differ make it now and then, is passed
+over, and no step is longer than ``|p| / (damping c)``.
 
 Published settings: none; ours are K 4, a window of 5 steps, Rademacher, zo_eps 1e-3, lr 0.3. State beyond inference:
 K^2 + 2 K + 1 scalars. Forwards a step: 2 K + 1; the clean one is the training loss that is logged.

@@ -6,9 +6,10 @@ curvature do not count twice:
 
     theta -= lr sum_k a_k z_k,    (M + d I) a = p.
 
-d is ``damping`` times the running mean of M's diagonal, or the least multiple by ten that makes M + d I positive
-definite. With ``solver="cg"`` the system is solved by ``iterations`` conjugate gradients, which stop at negative
-curvature: a Hessian-free step.
+d is ``damping`` times the running mean of the sizes on M's diagonal, or ten, a hundred, ... times as much, until no
+pivot of M + d I's Cholesky factor is below that. With ``solver="cg"`` the system is solved by ``iterations`` conjugate
+gradients, which stop where the curvature is negative: a Hessian-free step. Where it is along p itself, the step is p
+over the size of that curvature.
 
 Published settings: none; ours are K 4, Rademacher, zo_eps 1e-3, lr 0.3 to 1. State beyond inference: one scalar.
 Forwards a step: 2 K + K (K - 1) / 2 + 1; the clean one is the training loss that is logged.

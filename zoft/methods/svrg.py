@@ -10,7 +10,7 @@ period. Forwards a step: 4 q.
 
 Deviations: the anchor is not stored. It is the weights plus the steps since, whose directions are made again, so weight
 decay moves it along with the weights, and with 16-bit weights it is off by their rounding. Its estimate is taken on its
-step's own batch; accumulate micro-batches to make that large.
+step's own batch; accumulate micro-batches to make that large. One learning rate for all steps, and for all parameters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import torch
 
 from zoft.checks import check_count
 from zoft.directions import Directions
-from zoft.errors import ConfigError
 from zoft.estimators import Point, TwoSided
 from zoft.method import Method, dense_directions, with_defaults
 from zoft.noise import Term
@@ -140,16 +139,7 @@ class AnchorKeepingSgd:
     def descend(
         self, directions: Directions, groups: Sequence[Group], gradient: Sequence[Term], record: StepRecord
     ) -> None:
-        """See :class:`zoft.updates.Rule`.
-
-        Raises:
-            ConfigError: If groups have different learning rates.
-        """
-        lrs = {group.lr for group in groups}
-        if len(lrs) > 1:
-            raise ConfigError(
-                f"svrg finds its anchor again by its steps, for which all parameters need one learning rate; got {lrs}."
-            )
+        """See :class:`zoft.updates.Rule`."""
         Sgd().descend(directions, groups, gradient, record)
         moved: dict[tuple[int, int], float] = {}
         steps = [Term(t.step, t.query, groups[0].lr * t.coefficient) for t in gradient]
@@ -182,4 +172,12 @@ def build(config: ZOConfig, options: SvrgOptions) -> Method:
     assert config.num_queries is not None and config.zo_eps is not None
     anchor = Anchor(options.period)
     estimator = AnchoredEstimator(config.num_queries, config.zo_eps, anchor)
-    return Method(dense_directions(config), estimator, CorrectedByAnchor(anchor), config, AnchorKeepingSgd(anchor))
+    # The anchor is found again by the steps since, which are the same for all parameters if their learning rates are.
+    return Method(
+        dense_directions(config),
+        estimator,
+        CorrectedByAnchor(anchor),
+        config,
+        AnchorKeepingSgd(anchor),
+        needs_one_lr=True,
+    )

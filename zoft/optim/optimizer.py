@@ -97,9 +97,9 @@ class ZOOptimizer(torch.optim.Optimizer):
                 "query_parallel_size."
             )
         self.step_size: StepSize = GivenStepSize()
+        self.engine.method.check_lrs(self._lrs)
         if config.zo_lr == "auto":
-            lrs = [float(group["lr"]) for group in self.param_groups]
-            self.step_size = AutoStepSize(self.engine, lrs, choose_eps=config.zo_eps is None)
+            self.step_size = AutoStepSize(self.engine, self._lrs, choose_eps=config.zo_eps is None)
         self.privacy = None if privacy is None else PrivateSteps(self.engine, self.replicas, privacy)
         self._gathering: Gathering = self.privacy or Seam(self.engine, self.replicas, self.step_size)
         self.last_record: StepRecord | None = None
@@ -108,6 +108,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._said_lr = False  # once a run, not once a step
         if self.replicas.from_first(lambda: log is not None):
             self.start_log(log or "")  # only the first process opens it
+
+    @property
+    def _lrs(self) -> list[float]:
+        return [float(group["lr"]) for group in self.param_groups]
 
     # --- steps ------------------------------------------------------------------------------------------
 
@@ -146,7 +150,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             ConfigError: If there is neither a closure nor a loss that was backpropagated.
         """
         check_unchanged(self.param_groups, self.engine.weight_decays)
-        lrs = [float(group["lr"]) for group in self.param_groups]
+        lrs = self._lrs
+        self.engine.method.check_lrs(lrs)
         record = self.recorded
         if record is None:
             self._check_replicas()

@@ -17,6 +17,7 @@ from torch import nn
 
 from zoft.directions import Directions, FlipoutDirections
 from zoft.errors import ConfigError, PlacementError, ZoftWarning
+from zoft.examples import at_place
 from zoft.noise import Term
 from zoft.parameters import Trainable
 from zoft.placement.flipped import Flip, Flipped
@@ -96,7 +97,7 @@ class FlipoutPlacement(OneByOne):
         """
         losses = self._losses(terms, loss_fn)
         first = self._places.first(terms, len(losses))
-        shares = (losses.double() / len(losses)).tolist()
+        shares = [at_place(share) for share in (losses.double() / len(losses)).tolist()]
         return (*[0.0] * first, *shares, *[0.0] * (len(terms) - first - len(losses)))
 
     def _losses(self, terms: Sequence[Term], loss_fn: LossFn) -> torch.Tensor:
@@ -197,7 +198,8 @@ class _WholePlacement(OneByOne):
         """See :class:`zoft.placement.Placement`: the loss, at its place."""
         place = self._places.first(terms, 1)
         values = [0.0] * len(terms)
-        (values[place],) = self._snapshot.evaluate([terms[place]], loss_fn)
+        (loss,) = self._snapshot.evaluate([terms[place]], loss_fn)
+        values[place] = at_place(loss)
         return tuple(values)
 
     def proved(self, loss_fn: LossFn) -> Placement:

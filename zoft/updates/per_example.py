@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from zoft.examples import of_examples
 from zoft.noise import Term
 from zoft.updates.stateless import Stateless
 
@@ -18,14 +19,14 @@ class Sum(Stateless):
 
 
 class GroupNormalized(Stateless):
-    """``g = (1/B) sum_i p_i z_i / std(p)`` over the step's B examples; a scalar of zero is a place without one.
+    """``g = (1/B) sum_i p_i z_i / std(p)`` over the step's B examples; see :mod:`zoft.examples`.
 
     std is over the group's mean, B in the denominator. A single example has no group, and its p counts as 1.
     """
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
         """See :class:`zoft.updates.Update`."""
-        group = [s for s in scalars if s != 0.0]
+        group = of_examples(scalars)
         if not group:
             return Sum().gradient(step, scalars)
         mean = math.fsum(group) / len(group)
