@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -270,6 +271,29 @@ def test_unknown_rules_and_empty_reports_are_refused(problem: Problem) -> None:
         problem.limit("per_example")
     with pytest.raises(ConfigError, match="record_at"):
         list(train(problem.model, problem.x, problem.y, rule="mezo", lr=0.1, record_at=[]))
+    with pytest.raises(
+        ConfigError, match=r"y must hold one number for each of the \d+ rows of x, got shape \(\d+, 1\)"
+    ):
+        list(train(problem.model, problem.x, problem.y[:, None], rule="mezo", lr=0.1, record_at=[1]))
+    with pytest.raises(ConfigError, match="lr must be >= 0, got -1"):
+        list(train(problem.model, problem.x, problem.y, rule="mezo", lr=-1.0, record_at=[1]))
+    two = nn.Linear(problem.x.shape[1], 2).double()
+    with pytest.raises(ConfigError, match="the model must return one number"):
+        list(train(two, problem.x, problem.y, rule="mezo", lr=0.1, record_at=[1]))
+    with pytest.raises(ConfigError, match="kernel must be symmetric"):
+        expected_residuals(np.array([[1.0, 0.5], [0.0, 1.0]]), np.ones(2), 0.1, [1])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_training_is_in_evaluation_mode_and_leaves_the_mode_as_it_was(rule: str) -> None:
+    x, y = batch(6, 4)
+    model = nn.Sequential(nn.Dropout(0.5), linear(4))
+    losses = [loss for _, loss in train(model, x, y, rule=rule, lr=0.0, record_at=range(4))]
+    assert len(set(losses)) == 1 and model.training
+
+
+def test_nothing_is_unstable_where_no_output_depends_on_the_weights() -> None:
+    assert stability_limit(np.zeros((3, 3)), rule="mezo", dimension=5) == math.inf
 
 
 # --- networks -------------------------------------------------------------------------------------------

@@ -100,6 +100,9 @@ def test_impossible_moments_and_unknown_kinds_are_refused() -> None:
     gram = np.eye(2)
     with pytest.raises(ConfigError, match="m4 at least m2"):
         Moments(0.0, 1.0, 0.0, 0.5)
+    with pytest.raises(ConfigError, match="positive semi-definite"):
+        Moments(0.0, 1.0, 5.0, 2.0)  # m4 must be at least 1 + 5^2
+    Moments(0.0, 1.0, 5.0, 26.0)
     with pytest.raises(ConfigError, match="Did you mean 'shared'"):
         expected_kernel("share", gram, 2, MOMENTS["gaussian"])
     with pytest.raises(ConfigError, match="needs sums"):
@@ -201,6 +204,28 @@ def test_a_model_without_one_output_a_row_is_refused() -> None:
         empirical_kernel(nn.Linear(3, 2), torch.zeros(5, 3), kind="shared", num_draws=1)
     with pytest.raises(ConfigError, match="num_draws must be an integer >= 1, got 0"):
         empirical_kernel(nn.Linear(3, 1), torch.zeros(5, 3), kind="shared", num_draws=0)
+    with pytest.raises(ConfigError, match="zo_eps must be > 0, got 0"):
+        empirical_kernel(nn.Linear(3, 1), torch.zeros(5, 3), kind="shared", num_draws=1, zo_eps=0.0)
+
+
+class _Unread(nn.Module):
+    """A network with a weight that its output does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.unread = network(4), nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.network(x)
+        return out
+
+
+def test_the_tangent_kernel_is_of_the_trained_weights_alone_read_or_not() -> None:
+    x, _ = batch(5, 4)
+    whole = tangent_kernel(network(4), x)
+    np.testing.assert_allclose(tangent_kernel(_Unread(), x), whole)
+    first, last = (tangent_kernel(network(4), x, ZOConfig(include=(pattern,))) for pattern in ("0.*", "2.*"))
+    np.testing.assert_allclose(first + last, whole)
 
 
 def test_the_documentations_example_runs_and_its_two_kernels_are_of_one_size() -> None:

@@ -63,6 +63,30 @@ def test_a_suite_runs_resumes_and_is_guarded(
     assert "cancer: the test loss of mezo is 0." in capsys.readouterr().err
 
 
+def test_failed_runs_end_in_an_error_and_damaged_results_and_golden_files_are_named(
+    recipe: str, inline: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["methods", "--config", recipe, "--only", "so_lbfgs", "--reference", "so_lbfgs"]
+
+    def ends(*flags: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *flags])
+        assert ended.value.code in (1, 2)
+        return capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoft.bench.execute.execute", lambda run: 1 / 0)
+        assert "2 runs failed, and are made again next time; the first: " in ends()
+    (tmp_path / "other.json").write_text("{}")
+    assert "other.json is no golden summary" in ends("--golden", "other.json")
+    main(command)
+    broken = next((tmp_path / "bench-tiny" / "runs").glob("*.json"))
+    broken.write_text(broken.read_text()[:20])
+    assert f"{broken.name} is damaged" in ends()
+    broken.unlink()
+    main(command)
+
+
 def test_a_dry_run_says_how_much_there_is_and_writes_nothing(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

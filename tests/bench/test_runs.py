@@ -246,3 +246,15 @@ def test_a_loss_that_is_not_finite_is_refused_whoever_asks() -> None:
     for evaluate in (objective.loss, objective.loss_with_gradient):
         with pytest.raises(NonFiniteLossError, match="the loss is nan at step 0"):
             evaluate(objective.everything)
+
+
+def test_a_batch_larger_than_all_rows_is_all_rows_and_costs_one() -> None:
+    made = make_task({"kind": "tabular", "dataset": "wine", "batch_size": 1000}, "a")
+    objective = Objective(made.build(0, torch.device("cpu")), 0, 2, lambda _: None)
+    rows = objective.batch()
+    assert len(rows) == objective.batch_size == objective.problem.train_rows < 1000
+    for spent in (1.0, 2.0):
+        objective.loss(rows)
+        assert objective.spent == spent
+    with pytest.raises(BudgetSpentError):
+        objective.loss(rows)

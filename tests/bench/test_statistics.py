@@ -55,3 +55,4 @@ def test_the_caveat_says_how_large_a_difference_must_be() -> None:
     """4.303 / sqrt(3) = 2.48; among ten, t at 99.75% is 14.089, and 14.089 / sqrt(3) = 8.13."""
     assert "must be 2.5 times" in caveat(3, 10) and "and 8.1 times as the smallest of 10" in caveat(3, 10)
     assert caveat(1, 10).startswith("One seed")
+    assert caveat(3, 0).startswith("Nothing is compared")

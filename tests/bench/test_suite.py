@@ -155,7 +155,18 @@ def test_there_are_five_tiers() -> None:
         ({"reference": "mezzo"}, "reference 'mezzo' is not among the methods. Did you mean 'mezo'"),
         ({"without": {"cancr": ["mezo"]}}, "no problem 'cancr'. Did you mean 'cancer'"),
         ({"without": {"cancer": ["mzo"]}}, "without: cancer: there is no method 'mzo'. Did you mean 'mezo'"),
-        ({"seeds": [1, 1]}, r"seeds must be different integers, got \[1, 1\]"),
+        ({"seeds": [1, 1]}, r"seeds must be different numbers, got \[1, 1\]"),
+        ({"seeds": []}, "seeds must hold at least one integer"),
+        ({"seeds": [-1, 0]}, r"seeds and tuning_seed must be in \[0, 2\*\*63\), got -1"),
+        ({"tuning_seed": 2**70}, r"must be in \[0, 2\*\*63\)"),
+        ({"lr_sensitivity": [2.0, 2.0]}, r"lr_sensitivity must be different numbers, got \[2.0, 2.0\]"),
+        ({"device": "gpu"}, "device must be one of torch's, such as cpu or cuda, got 'gpu'"),
+        ({"problems": {"a/b": PROBLEM}}, "problems: 'a/b' also names a file: use letters"),
+        ({"problems": {"a": {**PROBLEM, "hidden": [-3]}}}, "problems: a: hidden must be an integer >= 1, got -3"),
+        ({"problems": {"a": {**PROBLEM, "l2": float("inf")}}}, "problems: a: l2 must be a finite number, got inf"),
+        ({"settings": {"fo_sgd": {"momentum": -2.0}}}, r"settings: fo_sgd: momentum must be in \[0, 1\), got -2"),
+        ({"settings": {"so_lbfgs": {"history": 0}}}, "settings: so_lbfgs: history must be an integer >= 1, got 0"),
+        ({"settings": {"fo_adamw": {"weight_decay": -1}}}, "settings: fo_adamw: weight_decay must be >= 0, got -1"),
         ({"tuning_seed": 1}, "tuning_seed 1 must not be among seeds"),
         ({"budget_forwards": 0}, "budget_forwards must be an integer >= 1, got 0"),
         ({"lr_points": 4}, "lr_points must be odd and >= 3"),
@@ -172,3 +183,9 @@ def test_what_a_suite_does_not_know_is_named_with_what_to_do(changes: dict[str, 
 def test_only_names_methods_of_the_suite() -> None:
     with pytest.raises(ConfigError, match="only: 'fo_adamw' is not in the suite"):
         only(suite(), ["fo_adamw"])
+    assert only(suite(), ["fo_sgd", "fo_sgd"]) == ("fo_sgd",)
+
+
+def test_a_single_name_left_out_is_that_name_and_no_part_of_it() -> None:
+    made = suite(methods=["newton", "so_newton", "mezo"], without={"cancer": "so_newton"})
+    assert made.methods_on("cancer", made.method_names) == ["newton", "mezo"]

@@ -40,6 +40,7 @@ class Objective:
         after_step: Called after each step, with the weights as that step left them.
 
     Attributes:
+        batch_size: Rows of a batch: the problem's, or all that there are.
         spent: Forwards paid for so far.
         steps: Steps taken so far.
     """
@@ -49,6 +50,7 @@ class Objective:
     ) -> None:
         self.problem = problem
         self.seed = seed
+        self.batch_size = min(problem.batch_size, problem.train_rows)
         self.spent = 0.0
         self.steps = 0
         self._budget = budget_forwards
@@ -59,7 +61,7 @@ class Objective:
 
     def batch(self) -> Tensor:
         """Return the present step's rows, [batch_size]; each epoch is a permutation of all rows."""
-        size = min(self.problem.batch_size, self.problem.train_rows)
+        size = self.batch_size
         epoch, place = divmod(self.steps, self.problem.train_rows // size)
         if self._epoch[0] != epoch:
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
@@ -111,7 +113,7 @@ class Objective:
         self._after_step(self)
 
     def _pay(self, price: float, rows: Tensor) -> None:
-        cost = price * len(rows) / self.problem.batch_size
+        cost = price * len(rows) / self.batch_size
         if self.spent + cost > self._budget:
             raise BudgetSpentError
         self.spent += cost

@@ -22,7 +22,7 @@ def fill(options: type[T], values: object, where: str) -> T:
         where: What the mapping is called in messages.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or a value has another type; the message names it.
+        ConfigError: If a key is unknown or missing, or a value has another type or is out of range.
     """
     given = {} if values is None else values
     if not isinstance(given, Mapping):
@@ -35,7 +35,11 @@ def fill(options: type[T], values: object, where: str) -> T:
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{where}: the key {name!r} is missing.")
-    return options(**{name: _converted(value, hints[name], f"{where}: {name}") for name, value in given.items()})
+    converted = {name: _converted(value, hints[name], f"{where}: {name}") for name, value in given.items()}
+    try:
+        return options(**converted)
+    except ConfigError as error:  # which names the option, not where it is
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _converted(value: object, hint: Any, where: str) -> Any:

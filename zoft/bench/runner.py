@@ -19,7 +19,7 @@ from zoft.bench.store import Store
 from zoft.bench.suite import Suite
 from zoft.bench.tuning import plan
 from zoft.environment import environment
-from zoft.errors import BenchmarkError
+from zoft.errors import BenchmarkError, ConfigError
 
 
 def run_suite(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> None:
@@ -29,8 +29,11 @@ def run_suite(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> 
     take here (``OMP_NUM_THREADS`` says how many), but together they have at most one for each core.
 
     Raises:
+        ConfigError: If the suite's device is not there.
         BenchmarkError: If a process was killed; finished runs are kept, and starting again goes on.
     """
+    if torch.device(suite.device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {suite.device!r}: there is no GPU that torch can use; use cpu.")
     results = {id_: result for id_, result in store.read().items() if result["status"] != "failed"}
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // jobs))
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a worker loads its OpenMP, before any code of ours

@@ -66,9 +66,10 @@ def caveat(seeds: int, comparisons: int) -> str:
     """Say what this many seeds can show at all."""
     if seeds < 2:
         return "One seed: nothing can be said about chance; run at least three."
+    if not comparisons:
+        return "Nothing is compared: the reference, or all others, have no results here."
     alone, among = (
-        float(stats.t.ppf(1 - ALPHA / (2 * number), seeds - 1)) / math.sqrt(seeds)
-        for number in (1, max(1, comparisons))
+        float(stats.t.ppf(1 - ALPHA / (2 * number), seeds - 1)) / math.sqrt(seeds) for number in (1, comparisons)
     )
     return (
         f"With {seeds} seeds a mean difference must be {alone:.1f} times the standard deviation of the paired "

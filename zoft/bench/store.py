@@ -9,6 +9,7 @@ from typing import Any
 
 from zoft.bench.run import Run
 from zoft.bench.tuning import Results
+from zoft.errors import BenchmarkError
 
 
 class Store:
@@ -29,5 +30,15 @@ class Store:
         partial.replace(self._folder / f"{run.id}.json")
 
     def read(self) -> Results:
-        """Return all results by run id."""
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self._folder.glob("*.json"))}
+        """Return all results by run id.
+
+        Raises:
+            BenchmarkError: If a file is damaged, as a power cut may leave it.
+        """
+        results = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                results[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise BenchmarkError(f"{path} is damaged ({error}). Delete it; the run is then made again.") from None
+        return results

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from zoft.bench.run import Run, Stage
 from zoft.errors import ConfigError, did_you_mean
 
 ALL = "all"
+
+_FILE_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclass
@@ -84,13 +87,24 @@ class Suite:
             raise ConfigError(
                 f"lr_sensitivity must hold numbers > 0 other than 1, which is always run, got {self.lr_sensitivity}."
             )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds must be different integers, got {self.seeds}.")
+        if not self.seeds:
+            raise ConfigError("seeds must hold at least one integer.")
+        for key in ("seeds", "lr_sensitivity"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ConfigError(f"{key} must be different numbers, got {getattr(self, key)}.")
+        for seed in (*self.seeds, self.tuning_seed):
+            if not 0 <= seed < 2**63:
+                raise ConfigError(f"seeds and tuning_seed must be in [0, 2**63), got {seed}.")
         if self.tuning_seed in self.seeds:
             raise ConfigError(f"tuning_seed {self.tuning_seed} must not be among seeds, which would then be tuned for.")
         if not _mapping(self.problems, "problems"):
             raise ConfigError("problems: expected at least one problem, got none; see recipes/bench/small.yaml.")
+        _check_device(self.device)
         for problem in self.problem_names:
+            if not _FILE_NAME.fullmatch(problem):
+                raise ConfigError(
+                    f"problems: {problem!r} also names a file: use letters, digits, '-', '_' and '.' alone."
+                )
             make_task(self.task(problem), f"problems: {problem}")
         for problem, settings in _mapping(self.settings_on, "settings_on").items():
             self._check_problem(problem, "settings_on")
@@ -106,8 +120,8 @@ class Suite:
                 self.centre(method, problem)
         for problem, names in _mapping(self.without, "without").items():
             self._check_problem(problem, "without")
-            for name in names if isinstance(names, list) else [names]:
-                self._check_method(str(name), f"without: {problem}")
+            for name in _names(names):
+                self._check_method(name, f"without: {problem}")
         if self.reference not in self.method_names:
             raise ConfigError(
                 f"reference {self.reference!r} is not among the methods."
@@ -141,7 +155,7 @@ class Suite:
 
     def methods_on(self, problem: str, methods: Sequence[str]) -> list[str]:
         """Return those of some methods that are run on a problem."""
-        left_out = _mapping(self.without, "without").get(problem, ())
+        left_out = _names(_mapping(self.without, "without").get(problem, []))
         return [method for method in methods if method not in left_out]
 
     def task(self, problem: str) -> Mapping[str, Any]:
@@ -200,7 +214,21 @@ def only(suite: Suite, methods: Sequence[str]) -> tuple[str, ...]:
     for name in methods:
         if name not in suite.method_names:
             raise ConfigError(f"only: {name!r} is not in the suite.{did_you_mean(name, suite.method_names)}")
-    return tuple(methods) or suite.method_names
+    return tuple(dict.fromkeys(methods)) or suite.method_names
+
+
+def _names(value: object) -> list[str]:
+    """Return what a list of names holds; a single name may stand for its list."""
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be one of torch's, such as cpu or cuda, got {name!r}.") from None
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -34,11 +34,16 @@ def summarise(suite: Suite, results: Results, methods: Sequence[str]) -> dict[st
         "suite": asdict(suite),
         "missing_runs": len(plan(suite, results, methods)),
         "environments": environments,
-        "caveat": caveat(len(suite.seeds), len(methods) - 1),
+        "caveat": caveat(len(suite.seeds), max(map(_comparisons, problems.values()))),
         "failures": [f"{Run(**r['run'])}: {r['message']}" for r in results.values() if r["status"] == "failed"],
         "problems": problems,
         "ranking": _mean_ranks([problem["ranking"] for problem in problems.values()], methods),
     }
+
+
+def _comparisons(problem: Mapping[str, Any]) -> int:
+    """Return how many methods are compared with the reference on a problem."""
+    return sum("against_reference" in of for of in problem["methods"].values())
 
 
 def write_parquet(results: Iterable[Result], path: Path) -> None:

@@ -29,7 +29,12 @@ def expected_residuals(kernel: Array, residuals: Array, lr: float, steps: Sequen
 
     Returns:
         ``[len(steps), n]``.
+
+    Raises:
+        ConfigError: If the kernel is not symmetric, as a measured one of independent vectors may be.
     """
+    if not np.allclose(kernel, kernel.T):
+        raise ConfigError("kernel must be symmetric; the mean of a measured one and its transpose is.")
     values, basis = np.linalg.eigh(kernel)
     powers = (1.0 - lr * values / len(residuals)) ** np.asarray(steps)[:, None]
     mean: Array = (powers * (basis.T @ residuals)) @ basis.T
@@ -114,6 +119,8 @@ def stability_limit(gram: Array, *, rule: str, dimension: int) -> float:
     if rule == "per_example":
         raise ConfigError("rule='per_example' has no stability limit in closed form; compare expected_losses.")
     values, _ = _spectrum(gram)
+    if not values.max() > 0.0:
+        return math.inf
     low, high = 0.0, 2.0 * mean / (square * values.max())
     for _ in range(100):
         a = (low + high) / 2.0

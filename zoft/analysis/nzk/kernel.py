@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from zoft.analysis.nzk.moments import Array, check_kind
 from zoft.analysis.nzk.outputs import Outputs, Weights, inner
+from zoft.checks import check_count, check_finite, check_positive
 from zoft.engine import evaluating
-from zoft.errors import ConfigError
 from zoft.types import ZOConfig
 
 __all__ = ["empirical_kernel", "tangent_kernel"]
@@ -55,9 +55,11 @@ def empirical_kernel(
         ConfigError: If an argument is out of range, or the model does not return one number a row.
     """
     check_kind(kind)
-    for name, value in (("num_draws", num_draws), ("chunk_size", chunk_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be an integer >= 1, got {value!r}.")
+    check_count("num_draws", num_draws)
+    check_count("chunk_size", chunk_size)
+    if zo_eps is not None:
+        check_finite("zo_eps", zo_eps)
+        check_positive("zo_eps", zo_eps)
     outputs = Outputs.of(model, ZOConfig("mezo") if config is None else ZOConfig.of(config))
     total = torch.zeros(len(x), len(x), dtype=torch.float64)
     with evaluating(model), torch.no_grad():
@@ -108,8 +110,11 @@ def tangent_kernel(model: nn.Module, x: torch.Tensor, config: ZOConfig | None = 
     with evaluating(model), torch.enable_grad():
         # Not torch.func.vjp, which takes ten seconds to import what it does not need here.
         for value in outputs.at(weights, x):
-            gradient = torch.autograd.grad(value, [*weights.values()], retain_graph=True)
-            columns.append(outputs.along(dict(zip(weights, gradient, strict=True)), x))
+            # A weight that the output does not read has slope zero.
+            gradient = torch.autograd.grad(
+                value, [*weights.values()], retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            columns.append(outputs.along(dict(zip(weights, gradient, strict=True)), x).detach())
     kernel = torch.stack(columns, dim=1).to("cpu", torch.float64).numpy()
     symmetric: Array = np.asarray((kernel + kernel.T) / 2.0)
     return symmetric

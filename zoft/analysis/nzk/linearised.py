@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
+from zoft.engine import evaluating
+
 
 class Linearised(nn.Module):
     """``f(x; theta_0) + (theta - theta_0)^T grad f(x; theta_0)`` (Lee et al. 2019, arXiv 1902.06720).
 
-    The model is copied twice; it is not changed. The tangent kernel is constant in theta, so theory for linear models
-    holds exactly.
+    The model is copied twice; it is not changed. It is expanded in evaluation mode. The tangent kernel is constant in
+    theta, so theory for linear models holds exactly.
 
     Args:
         model: Any module that forward-mode differentiation can pass through.
@@ -28,6 +30,7 @@ class Linearised(nn.Module):
         """Return the expansion's outputs, of the shape of the model's."""
         start = dict(self.start.named_parameters())
         change = {name: weight - start[name] for name, weight in self.moving.named_parameters()}
-        expansion = jvp(lambda weights: functional_call(self.start, weights, args), (start,), (change,))
+        with evaluating(self.start):
+            expansion = jvp(lambda weights: functional_call(self.start, weights, args), (start,), (change,))
         out: torch.Tensor = expansion[0] + expansion[1]
         return out

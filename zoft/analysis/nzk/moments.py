@@ -37,9 +37,12 @@ class Moments:
     m4: float
 
     def __post_init__(self) -> None:
-        if not (self.m2 >= self.m1**2 and self.m4 >= self.m2**2):
+        # E[(a + b z + c z^2)^2] >= 0 for any a, b, c (Hamburger's condition).
+        hankel = np.array([[1.0, self.m1, self.m2], [self.m1, self.m2, self.m3], [self.m2, self.m3, self.m4]])
+        if not (np.isfinite(hankel).all() and np.linalg.eigvalsh(hankel)[0] >= -1e-12 * np.abs(hankel).max()):
             raise ConfigError(
-                f"no random number has the moments {self}: m2 must be at least m1^2, and m4 at least m2^2."
+                f"no random number has the moments {self}: (1, m1, m2), (m1, m2, m3), (m2, m3, m4) must be the rows of "
+                "a positive semi-definite matrix. So m2 is at least m1^2, and m4 at least m2^2."
             )
 
 

@@ -16,7 +16,7 @@ from zoft.noise import Span, Term
 from zoft.parameters import Trainable, select
 from zoft.types import ZOConfig
 
-__all__ = ["Outputs", "Weights", "inner"]
+__all__ = ["Outputs", "Weights", "inner", "one_each"]
 
 Weights = dict[str, torch.Tensor]
 """Trained weights, or a direction over them, by the parameter's name."""
@@ -25,6 +25,21 @@ Weights = dict[str, torch.Tensor]
 def inner(a: Weights, b: Weights) -> torch.Tensor:
     """Return the inner products ``[m_a, m_b]`` of two stacks of directions, in float64 on the CPU."""
     return torch.stack([a[name].flatten(1).double() @ b[name].flatten(1).double().T for name in a]).sum(0).cpu()
+
+
+def one_each(out: object, x: torch.Tensor) -> torch.Tensor:
+    """Return a model's outputs as ``[n]``.
+
+    Raises:
+        ConfigError: If they are not one number for each row of ``x``.
+    """
+    if not isinstance(out, torch.Tensor) or out.shape not in ((len(x),), (len(x), 1)):
+        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ConfigError(
+            f"the model must return one number for each of the {len(x)} rows, got {got}: wrap it in a module that "
+            "picks one output."
+        )
+    return out.reshape(len(x))
 
 
 @dataclass(frozen=True)
@@ -74,14 +89,7 @@ class Outputs:
         Raises:
             ConfigError: If the model does not return one number a row.
         """
-        out = functional_call(self.model, weights, (x,))
-        if not isinstance(out, torch.Tensor) or out.shape not in ((len(x),), (len(x), 1)):
-            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise ConfigError(
-                f"the model must return one number for each of the {len(x)} rows, got {got}: wrap it in a module that "
-                "picks one output."
-            )
-        return out.reshape(len(x))
+        return one_each(functional_call(self.model, weights, (x,)), x)
 
     def along(self, direction: Weights, x: torch.Tensor, zo_eps: float | None = None) -> torch.Tensor:
         """Return the outputs' derivatives along one direction, ``z^T g_i``.

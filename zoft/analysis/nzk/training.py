@@ -9,9 +9,10 @@ from torch import nn
 from torch.func import vmap
 from tqdm import tqdm
 
-from zoft.analysis.nzk.outputs import Outputs, inner
+from zoft.analysis.nzk.outputs import Outputs, inner, one_each
 from zoft.analysis.nzk.rules import rule_named
-from zoft.engine import ZOEngine
+from zoft.checks import check_finite
+from zoft.engine import ZOEngine, evaluating
 from zoft.errors import ConfigError
 from zoft.parameters import select
 from zoft.types import Estimate, ZOConfig
@@ -53,10 +54,15 @@ def train(
         The number of steps taken and the loss at the weights, which are the model's at that moment.
 
     Raises:
-        ConfigError: If the rule is unknown or ``record_at`` is empty or negative.
+        ConfigError: If an argument is out of range, or the model does not return one number a row.
         NonFiniteLossError: If the loss overflows.
     """
     rule_named(rule)
+    check_finite("lr", lr)
+    if lr < 0.0:
+        raise ConfigError(f"lr must be >= 0, got {lr!r}.")
+    if y.shape != (len(x),):
+        raise ConfigError(f"y must hold one number for each of the {len(x)} rows of x, got shape {tuple(y.shape)}.")
     if not record_at or min(record_at) < 0:
         raise ConfigError(f"record_at must hold numbers of steps >= 0, got {list(record_at)!r}.")
     queries = {"per_example": len(x), "nzk_independent": 2}.get(rule, 1)
@@ -68,19 +74,21 @@ def train(
     outputs = Outputs(model, engine.trainables, engine.directions)
 
     def loss() -> torch.Tensor:
-        residuals: torch.Tensor = model(x).reshape(len(x)) - y
+        residuals = one_each(model(x), x) - y
         return residuals.square().mean() / 2.0
 
     wanted = frozenset(record_at)
     for step in tqdm(range(max(wanted) + 1), desc=rule, disable=None if progress else True, leave=False):
         if step in wanted:
-            with torch.no_grad():
-                yield step, float(loss())
+            with evaluating(model), torch.no_grad():
+                now = float(loss())
+            yield step, now
         if step == max(wanted):
             return
         scale = 1.0
         if rule == "per_example":
-            estimate = _estimate_per_example(outputs, x, y, step, zo_eps)
+            with evaluating(model):
+                estimate = _estimate_per_example(outputs, x, y, step, zo_eps)
         else:
             estimate = engine.estimate(loss)
         if rule == "nzk_shared":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoft.bench.objective import Objective
+from zoft.checks import check_count, check_finite, check_share
 from zoft.errors import ConfigError
 
 
@@ -22,6 +23,9 @@ class Sgd:
     momentum: float = 0.0
     tunes_lr = True
 
+    def __post_init__(self) -> None:
+        check_share("momentum", self.momentum)
+
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
         _follow(objective, torch.optim.SGD(objective.parameters.values(), lr=lr, momentum=self.momentum))
@@ -32,11 +36,16 @@ class AdamW:
     """torch's AdamW.
 
     Attributes:
-        weight_decay: Rate, multiplied by the learning rate.
+        weight_decay: Rate, multiplied by the learning rate, >= 0.
     """
 
     weight_decay: float = 0.0
     tunes_lr = True
+
+    def __post_init__(self) -> None:
+        check_finite("weight_decay", self.weight_decay)
+        if self.weight_decay < 0.0:
+            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}.")
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
@@ -58,13 +67,12 @@ class Svrg:
     tunes_lr = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"epochs must be >= 1, got {self.epochs!r}.")
+        check_count("epochs", self.epochs)
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""
         parameters = list(objective.parameters.values())
-        period = self.epochs * max(1, objective.problem.train_rows // objective.problem.batch_size)
+        period = self.epochs * (objective.problem.train_rows // objective.batch_size)
         anchor: list[Tensor] = []
         full: list[Tensor] = []
         while True:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoft.bench.objective import Objective
+from zoft.checks import check_count
 from zoft.errors import ConfigError
 
 Vector = npt.NDArray[np.float64]
@@ -53,11 +54,14 @@ class Lbfgs:
     """torch's L-BFGS with a strong-Wolfe line search.
 
     Attributes:
-        history: Pairs of differences that it keeps.
+        history: Pairs of differences that it keeps, >= 1.
     """
 
     history: int = 10
     tunes_lr = False
+
+    def __post_init__(self) -> None:
+        check_count("history", self.history)
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""

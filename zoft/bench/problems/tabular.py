@@ -1,8 +1,8 @@
 """Small problems on scikit-learn's packaged data: logistic regression and multilayer perceptrons.
 
 Splits: of all rows, standardised, those with the largest fifth of scores on the second principal component are the
-``shifted`` split, a covariate shift that is never trained on. (The first component nearly is the label in some of
-these data.)
+``shifted`` split, which is never trained on: a shift of covariates, and in data of several classes of these, too, some
+of which are rare there, or in training, or missing. (The first component nearly is the label in some of these data.)
 Of the others, drawn once for all seeds, half are for training, a fifth for tuning, the rest for testing. What the
 model sees is standardised by the training rows.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoft.bench.problems.classification import Classification, Split, flip_labels
-from zoft.checks import check_choice, check_count, check_share
+from zoft.checks import check_choice, check_count, check_finite, check_share
 from zoft.errors import ConfigError
 
 DATASETS = ("breast_cancer", "digits", "wine")
@@ -47,7 +47,10 @@ class Tabular:
 
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, DATASETS)
-        if not self.l2 >= 0.0:
+        for width in self.hidden:
+            check_count("hidden", width)
+        check_finite("l2", self.l2)
+        if self.l2 < 0.0:
             raise ConfigError(f"l2 must be >= 0, got {self.l2!r}.")
         check_share("label_noise", self.label_noise)
         check_count("batch_size", self.batch_size)

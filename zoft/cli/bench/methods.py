@@ -76,7 +76,7 @@ def run(suite: Suite, options: BenchArguments) -> None:
 
     Raises:
         ConfigError: If the suite or an option cannot be used.
-        BenchmarkError: If a worker process was killed, or the results differ from the golden ones.
+        BenchmarkError: If a worker process was killed, runs failed, or the results differ from the golden ones.
     """
     from zoft.bench.golden import golden
     from zoft.bench.runner import run_suite
@@ -119,6 +119,10 @@ def run(suite: Suite, options: BenchArguments) -> None:
         write_json(options.write_golden, golden(summary))
     if options.golden:
         _compare(expected, summary)
+    if summary["failures"]:
+        raise BenchmarkError(
+            f"{len(summary['failures'])} runs failed, and are made again next time; the first: {summary['failures'][0]}"
+        )
 
 
 def _estimate(suite: Suite, store: Store, methods: Sequence[str], jobs: int) -> None:
@@ -162,6 +166,8 @@ def _read_golden(path: str) -> dict[str, Any]:
         read: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"golden: {path} cannot be read: {error}; --write_golden writes such a file") from None
+    if not isinstance(read, dict) or "problems" not in read:
+        raise ConfigError(f"golden: {path} is no golden summary; --write_golden writes one")
     return read
 
 

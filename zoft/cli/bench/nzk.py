@@ -81,7 +81,9 @@ def run(options: NzkArguments) -> None:
     from zoft.reporting.nzk import draw, table
 
     require_matplotlib()  # before the minutes that it would be needed after
-    settings = Settings(options.iterations, options.num_runs, options.num_draws, tuple(options.rules), options.seed)
+    settings = Settings(
+        options.iterations, options.num_runs, options.num_draws, tuple(dict.fromkeys(options.rules)), options.seed
+    )
     if options.model not in (*MODELS, ALL):
         known = (*MODELS, ALL)
         raise ConfigError(
