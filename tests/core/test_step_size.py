@@ -182,7 +182,7 @@ def test_the_ladder_chooses_between_rounding_and_bending() -> None:
 
     zo_eps, noise, farthest = ladder.choose(*sides.differences(losses_on_ladder(rounded)), 7.0)
     assert 3e-3 <= zo_eps <= 0.3 and 1e-6 <= noise <= 1e-5
-    assert farthest in (0.1, 1.0), "the cubic term is a hundredth and all of the slope there"
+    assert farthest == pytest.approx(0.1 * math.sqrt(10.0)), "the cubic term is a tenth of the slope there"
 
 
 @pytest.mark.parametrize("lowest", [1e-3, 1e-2, 0.1, 1.0])
@@ -397,11 +397,14 @@ def test_the_signal_becomes_the_confirmed_part(part: float) -> None:
 
 def test_the_signal_is_thought_small_until_it_is_seen_and_a_clear_one_is_believed_soon() -> None:
     signal, none = Signal(), Signal()
-    assert 0.05 < signal.share < 0.1
+    assert 0.2 < signal.share < 0.25
     for number in range(6):
         signal.add(own=1.0, confirmed=0.9, keep=1.0)
         none.add(own=1.0, confirmed=0.9 if number % 2 else -0.9, keep=1.0)
-    assert signal.share > 0.7 and none.share < 0.1
+    assert signal.share > 0.9 and none.share < 0.2
+    for number in range(60):
+        none.add(own=1.0, confirmed=0.9 if number % 2 else -0.9, keep=1.0)
+    assert none.share < 0.1
 
 
 def test_one_batch_that_says_the_opposite_does_not_undo_what_many_said_and_old_ones_fade() -> None:
@@ -410,8 +413,8 @@ def test_one_batch_that_says_the_opposite_does_not_undo_what_many_said_and_old_o
         signal.add(own, confirmed, keep=1.0)
     signal.add(own=1.0, confirmed=-16.0, keep=1.0)
     assert signal.share > 0.6
-    for own, confirmed in slopes_on_two_batches(0.0, 50):
-        signal.add(own, confirmed, keep=0.9)
+    for own, confirmed in slopes_on_two_batches(0.0, 150):
+        signal.add(own, confirmed, keep=0.97)
     assert signal.share < 0.15
 
 

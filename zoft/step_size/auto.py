@@ -37,9 +37,9 @@ WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual
 # A step's length at most, in root mean squares of the last ones, of which one that is cut counts as half of that.
 LONGEST = 4.0
 # Mean squares of lengths, a tenth new a step, that are this many times their lowest are a sign of instability.
-GROWN = 4.0
+GROWN = 9.0
 FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
-FIRST_STEPS = 5  # whose lengths are too few for that
+FIRST_STEPS = 20  # whose lengths are too few for that
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
 _ROUNDING = 2.0**-24  # of a loss in float32, where its noise was not measured

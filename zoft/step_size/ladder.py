@@ -32,8 +32,8 @@ class Choice(NamedTuple):
     Attributes:
         zo_eps: The perturbation scale to use.
         noise: Standard deviation of the loss's rounding, in the loss's units.
-        farthest: The largest scale at which slopes are those of smaller ones; :data:`zoft.step_size.sides.UNREAL` where
-            that may be beyond the largest rung.
+        farthest: Up to which scale slopes are those of smaller ones; :data:`zoft.step_size.sides.UNREAL` where that may
+            be beyond the largest rung.
     """
 
     zo_eps: float
@@ -81,9 +81,9 @@ def choose(first_differences: Sequence[float], second_differences: Sequence[floa
     straight = [j for j in agreeing if bends[j] <= 1.0]
     lowest_clear = RUNGS[quiet[-1]]
     highest_straight, farthest = (RUNGS[found[0]] if found else lowest_clear for found in (straight, agreeing))
-    return Choice(
-        math.sqrt(lowest_clear * highest_straight), noise, sides.UNREAL if farthest == RUNGS[-1] else farthest
-    )
+    # They stop being the same somewhere between that rung and the next.
+    beyond = sides.UNREAL if farthest == RUNGS[-1] else farthest * math.sqrt(10.0)
+    return Choice(math.sqrt(lowest_clear * highest_straight), noise, beyond)
 
 
 def _agree(lower: Sequence[float], upper: Sequence[float]) -> bool:

@@ -65,7 +65,7 @@ class Curvature:
 
 PARTS = tuple((number + 0.5) / 25.0 for number in range(25))  # that may be confirmed
 # What is thought of each beforehand, half of a Cauchy distribution: most often it is little, but it may be much.
-_PRIOR = tuple(1.0 / (1.0 + (part / 0.05) ** 2) for part in PARTS)
+_PRIOR = tuple(1.0 / (1.0 + (part / 0.2) ** 2) for part in PARTS)
 # Degrees of freedom of Student's t, since what is confirmed has heavy tails, like the curvature in it; and its squared
 # scale as a part of the variance, with which it fits what is normally distributed best.
 _TAILS, _SCALE = 4.0, 0.69
