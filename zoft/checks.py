@@ -27,9 +27,17 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ConfigError unless a number is above 0."""
+    """Raise ConfigError unless a number is finite and above 0."""
+    check_finite(name, value)
     if not value > 0.0:
         raise ConfigError(f"{name} must be > 0, got {value!r}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ConfigError unless a number is finite and at least 0."""
+    check_finite(name, value)
+    if not value >= 0.0:
+        raise ConfigError(f"{name} must be >= 0, got {value!r}.")
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:

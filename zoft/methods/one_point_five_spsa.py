@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoft.errors import ConfigError
+from zoft.checks import check_not_negative
 from zoft.estimators import TwoSidedWithCurvature
 from zoft.method import Method, dense_directions, with_defaults
 from zoft.registry import register_method
@@ -33,8 +33,7 @@ class OnePointFiveSpsaOptions:
     power: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.power >= 0.0:
-            raise ConfigError(f"power of one_point_five_spsa must be >= 0, got {self.power!r}.")
+        check_not_negative("power of one_point_five_spsa", self.power)
 
 
 @register_method("one_point_five_spsa", OnePointFiveSpsaOptions)

@@ -6,9 +6,8 @@ MeZO whose direction is zero in the elements whose weight exceeds, in magnitude,
 Published settings: sparsity 0.5 to 0.8, otherwise MeZO's with a larger lr. State beyond inference: one number a tensor.
 Forwards a step: 2 q.
 
-Deviations: vectors are masked like matrices; a tensor that starts with more zeros than the share
-that is to move is not masked.
-Weight decay, if any, is on all elements.
+Deviations: vectors are masked like matrices; a tensor that starts with at least as many zeros as are to move is not
+masked. Weight decay, if any, is on all elements.
 """
 
 from __future__ import annotations

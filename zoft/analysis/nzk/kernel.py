@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from zoft.analysis.nzk.moments import Array, check_kind
 from zoft.analysis.nzk.outputs import Outputs, Weights, inner
-from zoft.checks import check_count, check_finite, check_positive
+from zoft.checks import check_count, check_positive
 from zoft.engine import evaluating
 from zoft.types import ZOConfig
 
@@ -58,7 +58,6 @@ def empirical_kernel(
     check_count("num_draws", num_draws)
     check_count("chunk_size", chunk_size)
     if zo_eps is not None:
-        check_finite("zo_eps", zo_eps)
         check_positive("zo_eps", zo_eps)
     outputs = Outputs.of(model, ZOConfig("mezo") if config is None else ZOConfig.of(config))
     total = torch.zeros(len(x), len(x), dtype=torch.float64)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from zoft.analysis.nzk.outputs import Outputs, inner, one_each
 from zoft.analysis.nzk.rules import rule_named
-from zoft.checks import check_finite
+from zoft.checks import check_not_negative
 from zoft.engine import ZOEngine, evaluating
 from zoft.errors import ConfigError
 from zoft.parameters import select
@@ -58,9 +58,7 @@ def train(
         NonFiniteLossError: If the loss overflows.
     """
     rule_named(rule)
-    check_finite("lr", lr)
-    if lr < 0.0:
-        raise ConfigError(f"lr must be >= 0, got {lr!r}.")
+    check_not_negative("lr", lr)
     if y.shape != (len(x),):
         raise ConfigError(f"y must hold one number for each of the {len(x)} rows of x, got shape {tuple(y.shape)}.")
     if not record_at or min(record_at) < 0:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from zoft.bench.objective import Objective
-from zoft.checks import check_count, check_finite, check_share
-from zoft.errors import ConfigError
+from zoft.checks import check_count, check_not_negative, check_share
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,7 @@ class AdamW:
     tunes_lr = True
 
     def __post_init__(self) -> None:
-        check_finite("weight_decay", self.weight_decay)
-        if self.weight_decay < 0.0:
-            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}.")
+        check_not_negative("weight_decay", self.weight_decay)
 
     def minimise(self, objective: Objective, lr: float) -> None:
         """See :class:`zoft.bench.optimisers.Optimiser`."""

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoft.bench.problems.classification import Classification, Split, flip_labels
-from zoft.checks import check_choice, check_count, check_finite, check_share
-from zoft.errors import ConfigError
+from zoft.checks import check_choice, check_count, check_not_negative, check_share
 
 DATASETS = ("breast_cancer", "digits", "wine")
 
@@ -49,9 +48,7 @@ class Tabular:
         check_choice("dataset", self.dataset, DATASETS)
         for width in self.hidden:
             check_count("hidden", width)
-        check_finite("l2", self.l2)
-        if self.l2 < 0.0:
-            raise ConfigError(f"l2 must be >= 0, got {self.l2!r}.")
+        check_not_negative("l2", self.l2)
         check_share("label_noise", self.label_noise)
         check_count("batch_size", self.batch_size)
 
