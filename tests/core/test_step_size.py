@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import SAFETY, SHRINK
+from zoft.step_size.auto import FALLING, FARTHER, SAFETY, SHRINK
 from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
@@ -138,6 +139,22 @@ def test_minibatch_noise_makes_steps_shorter() -> None:
             opt.step(lambda push=push, model=model: model() + (push * model.w).sum())  # type: ignore[misc]
         rates.append(opt.step_size.figures["zo_lr"])
     assert rates[1] < rates[0] / 2
+
+
+def test_the_signal_counts_for_more_while_a_schedule_lowers_the_rate() -> None:
+    """Which it hardly does here, to show this alone."""
+    rates = []
+    for schedule in (1.0, 0.999):
+        model, rng = Bowl(spectrum()), torch.Generator().manual_seed(0)
+        opt = auto(model, zo_eps=1e-3)
+        seen = []
+        for _ in range(400):
+            push = 10.0 * torch.randn(64, generator=rng, dtype=torch.float64)
+            opt.step(lambda push=push, model=model: model() + (push * model.w).sum())  # type: ignore[misc]
+            opt.param_groups[0]["lr"] = schedule
+            seen.append(opt.step_size.figures["zo_lr"])
+        rates.append(statistics.fmean(seen[200:]))
+    assert rates[1] / rates[0] == pytest.approx(FALLING, rel=0.2)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
@@ -271,6 +288,22 @@ def test_no_step_goes_farther_than_slopes_were_seen_to_stay_the_same() -> None:
     limit = opt.step_size.state_dict()["farthest"]
     assert limit < 0.1
     assert 0.0 < farthest <= 2.0 * limit, "a direction's length is 1 an element on average"
+
+
+def test_where_checks_have_looked_steps_go_a_little_farther() -> None:
+    model = Bowl(spectrum())
+    opt = auto(model, zo_eps=1e-4)
+    until_chosen(opt, model)
+    opt.step_size.load_state_dict({**opt.step_size.state_dict(), "farthest": 1e-4, "past": {"steps": []}})
+    limits = [1e-4]
+    for _ in range(100):
+        before = model.w.detach().clone()
+        opt.step(model)
+        moved = float((model.w.detach() - before).square().mean().sqrt())
+        assert moved <= 2.0 * limits[-1], "a direction's length is 1 an element on average"
+        limits.append(opt.step_size.state_dict()["farthest"])
+    assert all(before <= after <= 1.001 * FARTHER * before for before, after in itertools.pairwise(limits))
+    assert limits[-1] > 4.0 * limits[0]
 
 
 def test_a_restored_state_is_not_shared_with_what_it_was_restored_from() -> None:

@@ -30,6 +30,9 @@ OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.6  # the step size as a part of that which lowers the loss most
+# While a schedule lowers the rate, the signal counts for so many times as much, up to 1: what steps that are too long
+# for the present loss leave behind, the shorter ones at the end make up for.
+FALLING = 1.5
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -39,6 +42,7 @@ LONGEST = 4.0
 # Mean squares of lengths, a tenth new a step, that are this many times their lowest are a sign of instability.
 GROWN = 9.0
 FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
+FARTHER = 1.15  # and so many times as far as a check has looked
 FIRST_STEPS = 20  # whose lengths are too few for that
 CAUTION, CALM = 0.5, 1.01  # after an alarm, steps are so much shorter; and this is how they recover, a step
 _START_POINTS = 1 + 2 * DIRECTIONS
@@ -61,9 +65,10 @@ class State:
         alarmed: Whether the first checks after an alarm are still to be made.
         lr: The step size; 0 until it is chosen.
         highest: The highest so far.
+        scheduled: The highest learning rate that the groups' schedule has set so far.
         urgent: Whether the next step is to be checked at once: the last check would have had the step size grow by more
             than it may, or a step was unusually long.
-        farthest: How far an element may go in a step; known where zo_eps was measured.
+        farthest: How far an element may go in a step; limited where zo_eps was measured.
         caution: Factor on it, in (0, 1], below 1 after an alarm.
         noise: Standard deviation of the loss's rounding; 0 where it was not measured.
         forwards: Evaluations of each micro-batch so far.
@@ -86,6 +91,7 @@ class State:
     alarmed: bool = False
     lr: float = 0.0
     highest: float = 0.0
+    scheduled: float = 0.0
     urgent: bool = False
     farthest: float = sides.UNREAL
     caution: float = 1.0
@@ -259,8 +265,9 @@ class AutoStepSize:
                 known = self._check(gained, curvature, loss, record.skipped)
             if not record.skipped:
                 shortened, most = self._look_at(record)
+        state.scheduled = max(state.scheduled, *lrs)
         if known or not state.lr:
-            self._choose()
+            self._choose(falling=max(lrs) < state.scheduled)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
@@ -312,16 +319,18 @@ class AutoStepSize:
         counted = max(-most, min(curvature, most))
         state.curvature.fade(KEEP)
         state.curvature.add(weight, counted, counted * counted + noise * noise)
+        state.farthest = max(state.farthest, FARTHER * past.steps[-1].moved)
         self._confirm(gained, curvature)
         past.steps.clear()
         return True
 
-    def _choose(self) -> None:
-        """Choose the step size by all that is known."""
+    def _choose(self, falling: bool) -> None:
+        """Choose the step size by all that is known, while a schedule lowers the rate or not."""
         state = self._state
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        lr = reach * SAFETY * state.signal.share
+        signal = min(1.0, FALLING * state.signal.share) if falling else state.signal.share
+        lr = reach * SAFETY * signal
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
         state.highest = max(state.highest, state.lr)
