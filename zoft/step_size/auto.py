@@ -30,9 +30,6 @@ OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.6  # the step size as a part of that which lowers the loss most
-# While a schedule lowers the rate, the signal counts for so many times as much, up to 1: what steps that are too long
-# for the present loss leave behind, the shorter ones at the end make up for.
-FALLING = 1.5
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -267,7 +264,7 @@ class AutoStepSize:
                 shortened, most = self._look_at(record)
         state.scheduled = max(state.scheduled, *lrs)
         if known or not state.lr:
-            self._choose(falling=max(lrs) < state.scheduled)
+            self._choose(max(lrs) / state.scheduled if state.scheduled else 1.0)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
@@ -324,13 +321,14 @@ class AutoStepSize:
         past.steps.clear()
         return True
 
-    def _choose(self, falling: bool) -> None:
-        """Choose the step size by all that is known, while a schedule lowers the rate or not."""
+    def _choose(self, left: float) -> None:
+        """Choose the step size by all that is known, and by what a schedule has left of the rate: 1 is all of it."""
         state = self._state
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        signal = min(1.0, FALLING * state.signal.share) if falling else state.signal.share
-        lr = reach * SAFETY * signal
+        # What longer steps than lower the loss most leave behind, the short ones at a schedule's end make up for.
+        longer = 1.0 + left if left < 1.0 else 1.0
+        lr = reach * SAFETY * min(1.0, longer * state.signal.share)
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
         state.highest = max(state.highest, state.lr)
