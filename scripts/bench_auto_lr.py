@@ -398,6 +398,21 @@ CASES = {
     "cancer-normalised-lozo-linear": Case(
         lambda: tabular("breast_cancer"), normalised(30, 32, 2), 1e-2, 2000, LOZO, linear=True
     ),
+    # The seventh, after falling schedules' rule changed once more:
+    "fashion-mlp-mezo-linear": Case(
+        lambda: images("fashion_mnist", 4000, 2000), mlp(196, 32, 10), 1e-2, 3000, MEZO, linear=True
+    ),
+    "mnist-logistic-fzoo-linear": Case(
+        lambda: images("mnist", 4000, 2000), logistic(196, 10), 1e-2, 2000, FZOO, linear=True
+    ),
+    "digits-normalised-fzoo": Case(lambda: tabular("digits"), normalised(64, 32, 10), 1e-2, 3000, FZOO),
+    "wine-deep-mezo-linear": Case(lambda: tabular("wine"), deep(13, 32, 3), 1e-2, 1500, MEZO, linear=True),
+    "cancer-mlp-subzero-linear": Case(
+        lambda: tabular("breast_cancer"), mlp(30, 32, 2), 1e-2, 2000, SUBZERO, linear=True
+    ),
+    "reuters-head-meazo-linear": Case(
+        lambda: texts("reuters-r8", 48, 2000, 600, True, TOPICS), logistic(384, 8), 1e-2, 3000, MEAZO, linear=True
+    ),
 }
 
 
