@@ -3,6 +3,7 @@
     python scripts/bench_auto_lr.py --out runs/auto.jsonl                       # what is missing there; then the table
     python scripts/bench_auto_lr.py --out runs/auto.jsonl --cases digits-mlp-mezo --seeds 0 1 2
     python scripts/bench_auto_lr.py --out runs/short.jsonl --forwards 400       # shorter runs of all cases
+    python scripts/bench_auto_lr.py --out runs/linear.jsonl --forwards 1000 --linear
 
 Each case is a model, real data, what of the model is trained, and a method. All runs of a case spend the same number of
 evaluations of a batch; those by which auto chooses are among them. The grid is geometric (factor sqrt(10)) around the
@@ -550,9 +551,11 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--forwards", type=int, help="of each run, in place of the cases' own; into a file of its own")
+    parser.add_argument("--linear", action="store_true", help="rates fall to zero in all runs; likewise")
     arguments = parser.parse_args()
-    if arguments.forwards is not None:
-        CASES.update({name: replace(case, forwards=arguments.forwards) for name, case in CASES.items()})
+    for name, case in CASES.items():
+        forwards = case.forwards if arguments.forwards is None else arguments.forwards
+        CASES[name] = replace(case, forwards=forwards, linear=case.linear or arguments.linear)
     results = Results(arguments.out)
     for name in arguments.cases:
         table = grid(results, name, arguments.seeds)
