@@ -201,21 +201,13 @@ def deep(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
     return build
 
 
-class Side(nn.Module):
-    """Vectors as square images of one channel."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        side = math.isqrt(x.shape[1])
-        return x.view(-1, 1, side, side)
-
-
 def convolutional(classes: int) -> Callable[[int], nn.Module]:
     """Two convolutions, each halving the side of 14 x 14 images, rounded up, and a linear layer."""
 
     def build(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         layers = (
-            Side(),
+            nn.Unflatten(1, (1, 14, 14)),
             nn.Conv2d(1, 8, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(8, 16, 3, stride=2, padding=1),
