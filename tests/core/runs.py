@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,9 @@ class Run:
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        factor: Callable[[int], float] = (lambda s: 1.0 - s / self.horizon) if self.schedule else (lambda s: 1.0)
+        def factor(step: int) -> float:
+            return max(0.0, 1.0 - step / self.horizon) if self.schedule else 1.0
+
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.opt, factor)
 
     def _loss(self, step: int, ids: torch.Tensor) -> torch.Tensor:

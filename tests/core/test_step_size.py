@@ -495,9 +495,12 @@ def test_base_and_log_are_the_trained_weights(method: str, style: str, tmp_path:
 
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("zo_eps", [None, 1e-2], ids=["measured", "given"])
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(zo_eps: float | None, stop: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", [False, True], ids=["constant", "falling"])
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
+    schedule: bool, zo_eps: float | None, stop: int, tmp_path: Path
+) -> None:
     """From its state, and from its log alone; neither measures again what is known."""
-    settings: dict[str, Any] = {"zo_lr": "auto", "zo_eps": zo_eps, "schedule": False}
+    settings: dict[str, Any] = {"zo_lr": "auto", "zo_eps": zo_eps, "schedule": schedule}
     whole = start(tmp_path / "whole", **settings).steps(0, STEPS)
     part = start(tmp_path / "part", **settings).steps(0, stop)
     state = part.opt.state_dict()
@@ -506,6 +509,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(zo_eps: float | None, 
     loaded = start(**settings)
     loaded.model.load_state_dict(part.model.state_dict())
     loaded.opt.load_state_dict(state)
+    loaded.scheduler.load_state_dict(part.scheduler.state_dict())
     logged = start(**settings)
     logged.opt.resume_log(tmp_path / "part")
     for again, first in ((loaded, stop), (logged, 0)):

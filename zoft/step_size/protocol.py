@@ -12,8 +12,8 @@ from zoft.types import StepRecord
 class StepSize(Protocol):
     """Turns the groups' learning rates into those of a step's record.
 
-    All that it decides is a function of the records, so that every process, and a run that goes on from its log,
-    decides the same.
+    All that it decides is a function of the records and of the rates that it is given, so that every process, and a run
+    that goes on from its log, decides the same.
 
     Attributes:
         num_values: How many numbers :meth:`measured` returns.
