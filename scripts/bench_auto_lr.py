@@ -176,67 +176,67 @@ def logistic(inputs: int, classes: int) -> Callable[[int], nn.Module]:
     return build
 
 
-def mlp(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
+def seeded(make: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
+    """What ``make`` returns, its weights drawn from the seed."""
+
     def build(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return Rows(nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)))
+        return make()
 
     return build
+
+
+def mlp(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
+    return seeded(lambda: Rows(nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))))
 
 
 def deep(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
     """Two hidden layers, of tanh."""
-
-    def build(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        layers = (
-            nn.Linear(inputs, hidden),
-            nn.Tanh(),
-            nn.Linear(hidden, hidden),
-            nn.Tanh(),
-            nn.Linear(hidden, classes),
+    return seeded(
+        lambda: Rows(
+            nn.Sequential(
+                nn.Linear(inputs, hidden),
+                nn.Tanh(),
+                nn.Linear(hidden, hidden),
+                nn.Tanh(),
+                nn.Linear(hidden, classes),
+            )
         )
-        return Rows(nn.Sequential(*layers))
-
-    return build
+    )
 
 
 def convolutional(classes: int) -> Callable[[int], nn.Module]:
     """Two convolutions, each halving the side of 14 x 14 images, rounded up, and a linear layer."""
-
-    def build(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        layers = (
-            nn.Unflatten(1, (1, 14, 14)),
-            nn.Conv2d(1, 8, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(16 * 4 * 4, classes),
+    return seeded(
+        lambda: Rows(
+            nn.Sequential(
+                nn.Unflatten(1, (1, 14, 14)),
+                nn.Conv2d(1, 8, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(8, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(16 * 4 * 4, classes),
+            )
         )
-        return Rows(nn.Sequential(*layers))
-
-    return build
+    )
 
 
 def normalised(inputs: int, hidden: int, classes: int) -> Callable[[int], nn.Module]:
     """Two hidden layers of GELU with layer normalisation."""
-
-    def build(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        layers = (
-            nn.Linear(inputs, hidden),
-            nn.LayerNorm(hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.GELU(),
-            nn.Linear(hidden, classes),
+    return seeded(
+        lambda: Rows(
+            nn.Sequential(
+                nn.Linear(inputs, hidden),
+                nn.LayerNorm(hidden),
+                nn.GELU(),
+                nn.Linear(hidden, hidden),
+                nn.LayerNorm(hidden),
+                nn.GELU(),
+                nn.Linear(hidden, classes),
+            )
         )
-        return Rows(nn.Sequential(*layers))
-
-    return build
+    )
 
 
 class Attention(nn.Module):
@@ -256,11 +256,7 @@ class Attention(nn.Module):
 
 
 def attention(width: int, classes: int) -> Callable[[int], nn.Module]:
-    def build(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        return Attention(width, classes)
-
-    return build
+    return seeded(lambda: Attention(width, classes))
 
 
 class LastLayer(nn.Module):

@@ -316,7 +316,7 @@ class AutoStepSize:
         counted = max(-most, min(curvature, most))
         state.curvature.fade(KEEP)
         state.curvature.add(weight, counted, counted * counted + noise * noise)
-        state.farthest = max(state.farthest, FARTHER * past.steps[-1].moved)
+        state.farthest = max(state.farthest, FARTHER * self._scale)
         self._confirm(gained, curvature)
         past.steps.clear()
         return True
