@@ -23,7 +23,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import FARTHER, SAFETY, SHRINK
+from zoft.step_size.auto import FARTHER, LONGER, MOST, SHRINK
 from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
@@ -76,17 +76,15 @@ def best_of(model: Bowl, queries: int) -> float:
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("queries", [1, 8])
-def test_the_step_size_of_mezo_is_the_safe_part_of_the_best_within_a_factor_of_two(
-    queries: int, distribution: str
-) -> None:
+def test_the_step_size_of_mezo_is_its_part_of_the_best_within_a_factor_of_two(queries: int, distribution: str) -> None:
     model = Bowl(spectrum())
     opt = auto(model, num_queries=queries, distribution=distribution, seed=3)
     first = until_chosen(opt, model)
     assert "tr H" in opt.step_size.said and f"{first:.2e}" in opt.step_size.said
-    assert 0.03 <= first / best_of(model, queries) <= 2.0 * SAFETY, "careful, while little is known"
+    assert 0.03 <= first / best_of(model, queries) <= 2.0 * MOST, "careful, while little is known"
     for _ in range(200):
         opt.step(model)
-    assert 0.5 <= opt.step_size.figures["zo_lr"] / (SAFETY * best_of(model, queries)) <= 2.0
+    assert 0.5 <= opt.step_size.figures["zo_lr"] / (MOST * best_of(model, queries)) <= 2.0
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
@@ -98,7 +96,7 @@ def test_the_step_size_of_a_normalised_one_sided_method_is_too(distribution: str
         opt.step(model)
     best = best_of(model, 8) * float((model.h * model.w.detach()).norm())
     # Means of past slopes lag behind a loss that falls fast; twice the best is where steps stop being stable.
-    assert 0.4 <= opt.step_size.figures["zo_lr"] / (SAFETY * best) <= 3.0
+    assert 0.4 <= opt.step_size.figures["zo_lr"] / (MOST * best) <= 3.0
 
 
 ABLE = [name for name in method_names() if build_method(zoft.ZOConfig(name)).can_measure_lr]
@@ -141,8 +139,8 @@ def test_minibatch_noise_makes_steps_shorter() -> None:
     assert rates[1] < rates[0] / 2
 
 
-def test_the_signal_counts_for_more_while_a_schedule_lowers_the_rate_and_the_less_is_left() -> None:
-    """The rate itself, which the schedule is a ceiling of, is higher by what is left of the schedule's highest."""
+def test_steps_are_longer_while_a_schedule_lowers_the_rate() -> None:
+    """The rate itself, which the schedule is a ceiling of."""
     rates = []
     for left in (1.0, 0.9, 0.3):
         model, rng = Bowl(spectrum()), torch.Generator().manual_seed(0)
@@ -154,8 +152,8 @@ def test_the_signal_counts_for_more_while_a_schedule_lowers_the_rate_and_the_les
             opt.param_groups[0]["lr"] = left
             seen.append(opt.step_size.figures["zo_lr"])
         rates.append(statistics.fmean(seen[200:]))
-    assert rates[1] / rates[0] == pytest.approx(1.9, rel=0.2)
-    assert rates[2] / rates[0] == pytest.approx(1.3, rel=0.2)
+    assert rates[1] / rates[0] == pytest.approx(LONGER, rel=0.2)
+    assert rates[2] / rates[0] == pytest.approx(LONGER, rel=0.2)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
@@ -246,7 +244,7 @@ def test_batches_without_a_finite_loss_do_not_shrink_the_step_size(queries: int)
     for step in range(200):
         opt.step(lambda s=step: model() * (math.nan if s % 10 == 9 else 1.0))  # type: ignore[misc]
     assert opt.step_size.state_dict()["caution"] == 1.0
-    assert opt.step_size.figures["zo_lr"] > 0.3 * SAFETY * best_of(model, queries)
+    assert opt.step_size.figures["zo_lr"] > 0.3 * MOST * best_of(model, queries)
 
 
 def test_steps_are_shortened_while_slopes_grow() -> None:

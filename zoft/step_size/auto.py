@@ -29,7 +29,9 @@ FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at
 OVERHEAD, FRONT = 0.05, 3.0
 # What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
 KEEP, KEEP_SIGNAL = 0.95, 0.999
-SAFETY = 0.6  # the step size as a part of that which lowers the loss most
+SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
+MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
+LONGER = 1.5  # times as long are steps under a falling schedule: its short ones make up for what they leave behind
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -264,7 +266,7 @@ class AutoStepSize:
                 shortened, most = self._look_at(record)
         state.scheduled = max(state.scheduled, *lrs)
         if known or not state.lr:
-            self._choose(max(lrs) / state.scheduled if state.scheduled else 1.0)
+            self._choose(falling=max(lrs) < state.scheduled)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
@@ -321,14 +323,12 @@ class AutoStepSize:
         past.steps.clear()
         return True
 
-    def _choose(self, left: float) -> None:
-        """Choose the step size by all that is known, and by what a schedule has left of the rate: 1 is all of it."""
+    def _choose(self, falling: bool) -> None:
+        """Choose the step size by all that is known, and by whether a schedule has begun to lower it."""
         state = self._state
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        # What longer steps than lower the loss most leave behind, the short ones at a schedule's end make up for.
-        longer = 1.0 + left if left < 1.0 else 1.0
-        lr = reach * SAFETY * min(1.0, longer * state.signal.share)
+        lr = reach * min(SAFETY * state.signal.share, MOST) * (LONGER if falling else 1.0)
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
         state.highest = max(state.highest, state.lr)
