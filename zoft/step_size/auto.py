@@ -31,7 +31,6 @@ OVERHEAD, FRONT = 0.05, 3.0
 KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
-LONGER = 1.5  # times as long are steps under a falling schedule: its short ones make up for what they leave behind
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -64,7 +63,6 @@ class State:
         alarmed: Whether the first checks after an alarm are still to be made.
         lr: The step size; 0 until it is chosen.
         highest: The highest so far.
-        scheduled: The highest learning rate that the groups' schedule has set so far.
         urgent: Whether the next step is to be checked at once: the last check would have had the step size grow by more
             than it may, or a step was unusually long.
         farthest: How far an element may go in a step; limited where zo_eps was measured.
@@ -90,7 +88,6 @@ class State:
     alarmed: bool = False
     lr: float = 0.0
     highest: float = 0.0
-    scheduled: float = 0.0
     urgent: bool = False
     farthest: float = sides.UNREAL
     caution: float = 1.0
@@ -264,9 +261,8 @@ class AutoStepSize:
                 known = self._check(gained, curvature, loss, record.skipped)
             if not record.skipped:
                 shortened, most = self._look_at(record)
-        state.scheduled = max(state.scheduled, *lrs)
         if known or not state.lr:
-            self._choose(falling=max(lrs) < state.scheduled)
+            self._choose()
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
@@ -323,12 +319,12 @@ class AutoStepSize:
         past.steps.clear()
         return True
 
-    def _choose(self, falling: bool) -> None:
-        """Choose the step size by all that is known, and by whether a schedule has begun to lower it."""
+    def _choose(self) -> None:
+        """Choose the step size by all that is known."""
         state = self._state
         cost = state.square * state.curvature.bound
         reach = max(0.0, state.gain) / cost if cost else 0.0
-        lr = reach * min(SAFETY * state.signal.share, MOST) * (LONGER if falling else 1.0)
+        lr = reach * min(SAFETY * state.signal.share, MOST)
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
         state.highest = max(state.highest, state.lr)
