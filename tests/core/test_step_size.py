@@ -22,7 +22,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import FARTHER, MOST, SHRINK
+from zoft.step_size.auto import FARTHER, LONGER, MOST, SHRINK, STEADY
 from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
@@ -370,15 +370,15 @@ def test_one_check_counts_for_at_most_three_times_the_curvature_that_was_seen(fl
 def test_curvature_is_believed_up_to_two_standard_errors_above_its_mean() -> None:
     known = Curvature()
     assert known.bound == 0.0
-    known.add(weight=1.0, mean=5.0, square=25.0, count=16)  # 16 measurements, all alike
+    known.add(weight=1.0, mean=5.0, square=25.0, rounding=0.0, count=16)  # 16 measurements, all alike
     assert known.bound == pytest.approx(5.0 + 2.0 * 5.0 / 4.0)
-    known.add(weight=4.0, mean=10.0, square=100.0)  # one, along a step of twice the usual length
+    known.add(weight=4.0, mean=10.0, square=100.0, rounding=0.0)  # one, along a step of twice the usual length
     mean, square = (16 * 5.0 + 4.0 * 10.0) / 20.0, (16 * 25.0 + 4.0 * 100.0) / 20.0
     bound = mean + 2.0 * math.sqrt(square * (16 * 1.0 + 16.0)) / 20.0
     assert known.bound == pytest.approx(bound)
     known.fade(0.5)
     assert known.bound == pytest.approx(bound), "all fade alike"
-    known.add(weight=1.0, mean=5.0, square=25.0, count=1000)
+    known.add(weight=1.0, mean=5.0, square=25.0, rounding=0.0, count=1000)
     assert known.bound == pytest.approx(5.0, rel=0.1), "many measurements leave little doubt"
 
 
@@ -386,11 +386,38 @@ def test_curvature_of_both_signs_says_less_than_its_sizes_and_never_nothing() ->
     values = [100.0 * (-1) ** number for number in range(40)]
     known = Curvature()
     for value in values:
-        known.add(1.0, value, value * value)
+        known.add(1.0, value, value * value, 0.0)
     assert known.bound == pytest.approx(2.0 * 100.0 / math.sqrt(40))
     falling = Curvature()
-    falling.add(1.0, -100.0, 1e4, 40)
+    falling.add(1.0, -100.0, 1e4, 0.0, 40)
     assert falling.bound == pytest.approx(known.bound), "what bends down only is no reason to stop"
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+def test_the_size_of_curvature_is_the_frobenius_norm_whatever_its_signs_and_rounding(noise: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    eigenvalues = torch.randn(64, generator=rng, dtype=torch.float64)
+    directions = torch.randn(20_000, 64, generator=rng, dtype=torch.float64)
+    rounded = noise * torch.randn(20_000, generator=rng, dtype=torch.float64)
+    known = Curvature()
+    for value in (directions.square() @ eigenvalues + rounded).tolist():
+        known.add(1.0, value, value * value, noise * noise)
+    assert known.size == pytest.approx(torch.linalg.norm(eigenvalues).item(), rel=0.03)
+    alike = Curvature()
+    alike.add(1.0, 3.0, 9.0, 0.0, 8)
+    assert alike.size == 0.0 and Curvature().size == 0.0
+
+
+def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step() -> None:
+    """On a saddle the mean curvature is nothing, so that it alone would let a step go much farther."""
+    spread = 100.0 * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(32)
+    model = Bowl(spread)
+    nn.init.zeros_(model.w)
+    opt = auto(model, zo_eps=1e-2)
+    for _ in range(40):
+        opt.step(lambda: model() + 100.0 * model.w.sum())
+    growth = (opt.step_size.figures["zo_lr"] * torch.linalg.norm(spread).item()) ** 2
+    assert 0.25 * STEADY**2 < growth < 2.0 * STEADY**2
 
 
 def slopes_on_two_batches(part: float, count: int) -> Iterator[tuple[float, float]]:
@@ -596,10 +623,9 @@ def test_schedules_and_ratios_keep_their_meaning_and_the_learning_rate_has_none(
     rate = run.opt.step_size.figures["zo_lr"]
     assert run.opt.last_record is not None and run.opt.last_record.lrs[0] > 0.0
     assert run.opt.last_record.lrs[1] == pytest.approx(run.opt.last_record.lrs[0] / 4, rel=1e-6)
-    # Of the highest rate; what is low already is left.
-    highest = run.opt.step_size.state_dict()["highest"]
-    assert highest >= rate
-    assert run.opt.last_record.lrs[0] == pytest.approx(min(rate, highest * (1 - 10 / 12)), rel=1e-6)
+    # Of the usual rate; what is low already is not lowered once more.
+    usual = run.opt.step_size.state_dict()["usual_lr"]
+    assert run.opt.last_record.lrs[0] == pytest.approx(LONGER * min(rate, usual * (1 - 10 / 12)), rel=1e-6)
 
 
 def test_without_auto_nothing_is_probed_and_records_are_as_they_were(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ OVERHEAD, FRONT = 0.05, 3.0
 KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
+# Steps along random directions let the mean square of slopes grow wherever the loss bends, whatever the signs: by at
+# most the square of this a step.
+STEADY = 0.17
+LONGER = 1.5  # steps where a schedule's rate is below its start: the short ones make up for what the long ones leave
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -62,7 +66,7 @@ class State:
         checks: Checks since the start or the last alarm.
         alarmed: Whether the first checks after an alarm are still to be made.
         lr: The step size; 0 until it is chosen.
-        highest: The highest so far.
+        usual_lr: Its mean over the steps so far.
         urgent: Whether the next step is to be checked at once: the last check would have had the step size grow by more
             than it may, or a step was unusually long.
         farthest: How far an element may go in a step; limited where zo_eps was measured.
@@ -87,7 +91,7 @@ class State:
     checks: int = 0
     alarmed: bool = False
     lr: float = 0.0
-    highest: float = 0.0
+    usual_lr: float = 0.0
     urgent: bool = False
     farthest: float = sides.UNREAL
     caution: float = 1.0
@@ -263,6 +267,7 @@ class AutoStepSize:
                 shortened, most = self._look_at(record)
         if known or not state.lr:
             self._choose()
+        state.usual_lr += (state.lr - state.usual_lr) / (state.steps + 1 if state.usual_lr else 1)
         if state.lr and not state.said:
             noise = f"loss noise {state.noise:.1e}" if self._choose_eps else "given"
             state.said = (
@@ -272,12 +277,13 @@ class AutoStepSize:
         return self._scheduled(lrs, shortened, most)
 
     def _scheduled(self, lrs: Sequence[float], shortened: float, most: float) -> list[float]:
-        """Return the groups' rates: what a schedule asks for of the highest rate, where less was not chosen already."""
+        """Return the groups' rates: what a schedule asks for of the usual rate, where less was not chosen already."""
         state, largest = self._state, max(lrs)
         if not largest:
             return [0.0] * len(lrs)
-        scheduled = state.highest * largest / state.reference
-        rate = min(min(state.lr, scheduled) * state.caution * shortened, most)
+        part = largest / state.reference
+        rate = LONGER * min(state.lr, state.usual_lr * part) if part < 1.0 else state.lr
+        rate = min(rate * state.caution * shortened, most)
         return [rate * lr / largest for lr in lrs]
 
     def _noise(self, loss: float, scale: float) -> float:
@@ -289,7 +295,7 @@ class AutoStepSize:
         if not sides.is_real(size):
             return False
         noise = self._noise(loss, self._engine.zo_eps)
-        self._state.curvature.add(1.0, mean, size * size + noise * noise, DIRECTIONS)
+        self._state.curvature.add(1.0, mean, size * size, noise * noise, DIRECTIONS)
         return True
 
     def _check(self, gained: float, curvature: float, loss: float, skipped: bool) -> bool:
@@ -310,10 +316,11 @@ class AutoStepSize:
         state.spiked = abs(curvature) > most
         state.bends = state.bends or abs(curvature) > CLEAR * noise
         # What a step costs is its squared length times its curvature; where slopes are steep the loss may bend more.
-        weight = min(past.steps[-1].length ** 2 / state.square, WEIGHT)
+        # But the usual length may be that of steeper slopes at the start, which is not to hide what is seen now.
+        weight = min(0.5 + 0.5 * past.steps[-1].length ** 2 / state.square, WEIGHT)
         counted = max(-most, min(curvature, most))
         state.curvature.fade(KEEP)
-        state.curvature.add(weight, counted, counted * counted + noise * noise)
+        state.curvature.add(weight, counted, counted * counted, noise * noise)
         state.farthest = max(state.farthest, FARTHER * self._scale)
         self._confirm(gained, curvature)
         past.steps.clear()
@@ -322,12 +329,12 @@ class AutoStepSize:
     def _choose(self) -> None:
         """Choose the step size by all that is known."""
         state = self._state
-        cost = state.square * state.curvature.bound
-        reach = max(0.0, state.gain) / cost if cost else 0.0
-        lr = reach * min(SAFETY * state.signal.share, MOST)
+        known = state.curvature
+        # Two limits: what lowers the loss, and what slopes may grow by.
+        cost = state.square * max(known.bound / min(SAFETY * state.signal.share, MOST), known.size / STEADY)
+        lr = max(0.0, state.gain) / cost if cost else 0.0
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
-        state.highest = max(state.highest, state.lr)
 
     def _confirm(self, gained: float, along_last: float) -> None:
         """Take in which part of what the last steps were to gain the present batch confirms."""

@@ -22,32 +22,37 @@ class Curvature:
 
     Attributes:
         total: Sum over measurements, older ones fading, of weight * curvature.
-        square: Of weight * (curvature^2 + its rounding^2).
+        square: Of weight * curvature^2.
+        rounding: Of weight * its rounding^2.
         weight: Of the weights alone.
         weight_square: Of their squares.
     """
 
     total: float = 0.0
     square: float = 0.0
+    rounding: float = 0.0
     weight: float = 0.0
     weight_square: float = 0.0
 
     def fade(self, keep: float) -> None:
         """Let what is known count for less."""
         self.total, self.square, self.weight = keep * self.total, keep * self.square, keep * self.weight
+        self.rounding *= keep
         self.weight_square *= keep * keep
 
-    def add(self, weight: float, mean: float, square: float, count: int = 1) -> None:
+    def add(self, weight: float, mean: float, square: float, rounding: float, count: int = 1) -> None:
         """Take in measurements of one weight each.
 
         Args:
             weight: How much each counts.
             mean: Their mean.
-            square: Mean of their squares, and of their rounding's.
+            square: Mean of their squares.
+            rounding: Of their rounding's.
             count: How many there are.
         """
         self.total += count * weight * mean
         self.square += count * weight * square
+        self.rounding += count * weight * rounding
         self.weight += count * weight
         self.weight_square += count * weight * weight
 
@@ -59,8 +64,19 @@ class Curvature:
         """
         if not self.weight:
             return 0.0
-        error = math.sqrt(self.square / self.weight * self.weight_square) / self.weight
+        error = math.sqrt((self.square + self.rounding) / self.weight * self.weight_square) / self.weight
         return max(0.0, self.total / self.weight) + ERRORS * error
+
+    @property
+    def size(self) -> float:
+        """The Frobenius norm of H, whatever the signs of its eigenvalues; 0 if nothing is known.
+
+        For Gaussian z, ``z^T H z`` has the variance ``2 ||H||_F^2``.
+        """
+        if not self.weight:
+            return 0.0
+        variance = (self.square - self.rounding) / self.weight - (self.total / self.weight) ** 2
+        return math.sqrt(max(0.0, variance) / 2.0)
 
 
 PARTS = tuple((number + 0.5) / 25.0 for number in range(25))  # that may be confirmed
