@@ -325,7 +325,7 @@ def test_a_single_long_step_is_shortened_counts_for_little_and_is_checked_at_onc
         opt.step(lambda s=step: (1e4 if s == 50 else 1.0) * model())  # type: ignore[misc]
         moved.append(float((model.w.detach() - before).norm()))
         squares.append(opt.step_size.state_dict()["square"])
-    assert moved[50] < 20 * max(moved[20:50])
+    assert moved[50] < 2.5 * max(moved[20:50])
     assert squares[50] <= 1.2 * squares[49]
     assert due[51] and not all(due[40:50])
 
