@@ -624,8 +624,10 @@ def test_schedules_and_ratios_keep_their_meaning_and_the_learning_rate_has_none(
     assert run.opt.last_record is not None and run.opt.last_record.lrs[0] > 0.0
     assert run.opt.last_record.lrs[1] == pytest.approx(run.opt.last_record.lrs[0] / 4, rel=1e-6)
     # Of the usual rate; what is low already is not lowered once more.
-    usual = run.opt.step_size.state_dict()["usual_lr"]
-    assert run.opt.last_record.lrs[0] == pytest.approx(LONGER * min(rate, usual * (1 - 10 / 12)), rel=1e-6)
+    state, part = run.opt.step_size.state_dict(), 1 - 10 / 12
+    steady = STEADY * state["gain"] / (state["square"] * Curvature(**state["curvature"]).size)
+    expected = min(LONGER * min(rate, state["usual_lr"] * part), steady * part)
+    assert run.opt.last_record.lrs[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_without_auto_nothing_is_probed_and_records_are_as_they_were(tmp_path: Path) -> None:

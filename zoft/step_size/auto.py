@@ -281,7 +281,7 @@ class AutoStepSize:
         if not largest:
             return [0.0] * len(lrs)
         part = largest / state.reference
-        rate = LONGER * min(state.lr, state.usual_lr * part) if part < 1.0 else state.lr
+        rate = min(LONGER * min(state.lr, state.usual_lr * part), self._steady * part) if part < 1.0 else state.lr
         rate = min(rate * state.caution * shortened, most)
         return [rate * lr / largest for lr in lrs]
 
@@ -328,12 +328,17 @@ class AutoStepSize:
     def _choose(self) -> None:
         """Choose the step size by all that is known."""
         state = self._state
-        known = state.curvature
-        # Two limits: what lowers the loss, and what slopes may grow by.
-        cost = state.square * max(known.bound / min(SAFETY * state.signal.share, MOST), known.size / STEADY)
-        lr = max(0.0, state.gain) / cost if cost else 0.0
+        cost = state.square * state.curvature.bound
+        reach = max(0.0, state.gain) / cost if cost else 0.0
+        lr = min(reach * min(SAFETY * state.signal.share, MOST), self._steady)
         state.urgent = state.urgent or (bool(state.lr) and lr > state.lr * GROWTH)
         state.lr = min(max(lr, state.lr / SHRINK), state.lr * GROWTH) if state.lr else lr
+
+    @property
+    def _steady(self) -> float:
+        """The step size by which slopes grow as much as they may."""
+        grown = self._state.square * self._state.curvature.size
+        return STEADY * max(0.0, self._state.gain) / grown if grown else math.inf
 
     def _confirm(self, gained: float, along_last: float) -> None:
         """Take in which part of what the last steps were to gain the present batch confirms."""
