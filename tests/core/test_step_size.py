@@ -138,6 +138,23 @@ def test_minibatch_noise_makes_steps_shorter() -> None:
     assert rates[1] < rates[0] / 2
 
 
+def test_steps_are_longer_where_a_schedule_is_below_its_start() -> None:
+    """Where batches' noise limits them, and not the size of curvature."""
+    model, rng, part = Bowl(spectrum()), torch.Generator().manual_seed(0), 0.9
+    opt = auto(model, zo_eps=1e-3, num_queries=8)
+    longer = []
+    for _ in range(200):
+        push = 30.0 * torch.randn(64, generator=rng, dtype=torch.float64)
+        opt.step(lambda push=push: model() + (push * model.w).sum())  # type: ignore[misc]
+        assert opt.last_record is not None
+        if opt.param_groups[0]["lr"] == part:
+            chosen = min(opt.step_size.figures["zo_lr"], part * opt.step_size.state_dict()["usual_lr"])
+            longer.append(opt.last_record.lrs[0] / chosen)
+        opt.param_groups[0]["lr"] = part
+    assert max(longer) == pytest.approx(LONGER, rel=1e-6)
+    assert sorted(longer)[len(longer) // 2] == pytest.approx(LONGER, rel=1e-6), "most steps, but for outliers"
+
+
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
 def test_the_part_of_slopes_that_other_batches_confirm_is_measured(noise: float) -> None:
     """A batch's own gradient is ``h w + noise``; the noise's part of its squared length is what no other one has."""

@@ -369,7 +369,7 @@ class AutoStepSize:
         # A single outlier can undo what dozens of steps gained; nor is it to make the next one look usual.
         shortened = min(1.0, LONGEST * math.sqrt(state.recent) / length) if state.recent else 1.0
         counted = shortened * shortened
-        state.urgent = state.urgent or shortened < 0.5
+        state.urgent = state.urgent or shortened < 0.5  # four times as long as usual
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
         state.gain += new * (gain * counted - state.gain)
         square = length * length * counted
