@@ -71,6 +71,7 @@ class ZoftWarning(UserWarning):
 
 
 def did_you_mean(got: object, known: Iterable[object]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, or ``""``."""
-    close = difflib.get_close_matches(str(got), list(map(str, known)), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """Return ``" Did you mean 'x'?"`` for the closest known name, whatever its case, or ``""``."""
+    names = {str(name).lower(): str(name) for name in known}
+    close = difflib.get_close_matches(str(got).lower(), names, n=1)
+    return f" Did you mean {names[close[0]]!r}?" if close else ""

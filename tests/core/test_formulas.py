@@ -317,6 +317,19 @@ def test_subzeros_directions_lie_in_one_subspace_for_a_period_and_have_the_lengt
     assert np.linalg.matrix_rank(np.hstack([zs[0], later]), tol=1e-3) == 2 * rank
 
 
+@pytest.mark.parametrize("name", ["es", "eggroll"])
+def test_a_populations_step_does_not_depend_on_the_losses_offset(name: str) -> None:
+    after = []
+    for offset in (0.0, 1e4):  # 1e4 in float32 has steps of 1e-3, as large as these differences
+        model = Slope()
+        opt = zoft.ZOOptimizer(model, LR, zoft.ZOConfig(method=name, zo_eps=1e-4))
+        opt.step(lambda model=model, offset=offset: model() + offset)
+        after.append(model.w.detach())
+    moved = (after[0] - Slope().w.detach()).abs().max()
+    assert moved > 0.0
+    torch.testing.assert_close(after[1], after[0], rtol=0, atol=1e-6 * float(moved))
+
+
 def test_sparse_mezo_moves_the_smallest_weights_only_and_keeps_its_thresholds() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(50, 40)

@@ -124,6 +124,8 @@ def test_defaults_are_published_or_declared(
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"method 'mezzo' is unknown. Did you mean 'mezo'\? Known: "):
         method_of("mezzo")
+    with pytest.raises(ConfigError, match=r"method 'MeZO' is unknown. Did you mean 'mezo'\?"):
+        method_of("MeZO")
     with pytest.raises(ConfigError, match="distribution must be one of gaussian, rademacher, got 'cauchy'"):
         method_of("mezo", distribution="cauchy")
     with pytest.raises(ConfigError, match="fzoo needs num_queries >= 2"):

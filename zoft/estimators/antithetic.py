@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from zoft.types import Estimate
 
 @dataclass(frozen=True)
 class AntitheticPopulation:
-    """The scalars are the losses themselves: ``loss_plus_0, loss_minus_0, loss_plus_1, ...``.
+    """The scalars are the losses less their mean, in the order ``loss_plus_0, loss_minus_0, loss_plus_1, ...``.
+
+    Only differences between members count, and those of a few zo_eps would be lost in a large loss's float32.
 
     Attributes:
         num_queries: Pairs a step; the population is twice as large.
@@ -22,7 +25,7 @@ class AntitheticPopulation:
     num_queries: int
     zo_eps: float
 
-    kind = "losses"
+    kind = "losses less their mean"
 
     @property
     def num_scalars(self) -> int:
@@ -40,7 +43,8 @@ class AntitheticPopulation:
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """See :class:`zoft.estimators.Estimator`."""
-        return Estimate(sum(losses) / len(losses), tuple(losses))
+        mean = math.fsum(losses) / len(losses)
+        return Estimate(mean, tuple(loss - mean for loss in losses))
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:
         """See :class:`zoft.estimators.Estimator`."""

@@ -2,8 +2,7 @@
 
 A population in antithetic pairs ``theta +- zo_eps z_k`` is scored, the scores are standardised over the population, and
 ``theta -= lr mean over members of score * (+-z)``; zo_eps (sigma) is absorbed into lr. Scores only compare members, so
-the step does not depend on the loss's scale or offset, but for the float32 that losses are logged in, and the loss need
-not be differentiable.
+the step does not depend on the loss's scale or offset, and the loss need not be differentiable.
 
 Published settings: population 30 (here num_queries 15), sigma 1e-3, lr 5e-4. State beyond inference: none.
 Forwards a step: 2 q, the population.

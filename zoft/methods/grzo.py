@@ -4,7 +4,10 @@ All examples of a batch are perturbed at once, each along its own z_i, which sha
 (Flipout): two forwards give as many directions as there are examples. Their slopes, over their spread in the batch,
 weight the directions:
 
-    g = (1/B) sum_i p_i / std(p) z_i,    theta -= lr g.
+    g = (1/B) sum_i p_i / std(p) z_i,    theta -= lr g,
+
+std being about the batch's mean, with B in its denominator. The slopes themselves are not centred: their directions are
+independent, so each has mean 0 already.
 
 The loss closure returns the losses of the B examples, ``[B]``; a single number counts as one example, moved whole.
 

@@ -7,7 +7,8 @@ Published settings: rank 2 (1 to 4), period 50 to 100, lr 1e-7 (up to 1e-6), zo_
 V is made again whenever it is needed. Forwards a step: 2 q.
 
 Deviations: directions are scaled so that each element has variance 1 and MeZO's zo_eps and lr carry over; the paper's
-``U V^T`` with scale eps is this one with ``zo_eps = eps sqrt(rank)``, at the same lr.
+``U V^T`` with scale eps and steps along ``p U V^T / rank`` is this one with ``zo_eps = eps sqrt(rank)``, at the same
+lr; where steps are along ``p U V^T``, this one's lr is theirs times the rank.
 """
 
 from __future__ import annotations

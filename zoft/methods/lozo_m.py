@@ -3,7 +3,9 @@
 LOZO's estimate of a matrix's gradient is ``G V^T`` with ``G = mean_k p_k U_k / sqrt(rank)``, and V lasts for ``period``
 steps. So its momentum is as thin as U:
 
-    N = beta N + (1 - beta) G,    theta -= lr N V^T,    N = N V_old^T V_new / columns when V changes.
+    N = beta N + (1 - beta) G,    theta -= lr N V^T,    N = N V_old^T V_new / columns when V changes,
+
+from ``N = 0``, so that the first steps are short.
 
 Vectors, whose directions are dense noise, get ordinary momentum of the same kind.
 

@@ -45,7 +45,7 @@ class FitnessShaped(Stateless):
         self._shape = shape
 
     def gradient(self, step: int, scalars: Sequence[float]) -> list[Term]:
-        """See :class:`zoft.updates.Update`; the scalars are the members' losses, in pairs."""
+        """See :class:`zoft.updates.Update`; the scalars are the members' losses, in pairs, but for an offset."""
         fitness = self._shape(list(scalars))
         pairs = zip(fitness[::2], fitness[1::2], strict=True)
         return [Term(step, k, (plus - minus) / len(fitness)) for k, (plus, minus) in enumerate(pairs)]
