@@ -32,14 +32,14 @@ KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
 # Steps along random directions let the mean square of slopes grow wherever the loss bends, whatever the signs: by at
-# most the square of this a step.
-STEADY = 0.2
+# most the square of this a step. The weights of a pretrained model bear a little less, its adapters a little more.
+STEADY = 0.25
 LONGER = 1.5  # steps where a schedule's rate is below its start: the short ones make up for what the long ones leave
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
 WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual one has 1
-LONGEST = 2.0  # a step's length at most, in root mean squares of the last ones
+LONGEST = 3.0  # a step's length at most, in root mean squares of the last ones
 # Mean squares of lengths, a tenth new a step, that are this many times their lowest are a sign of instability.
 GROWN = 9.0
 FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
@@ -369,7 +369,7 @@ class AutoStepSize:
         # A single outlier can undo what dozens of steps gained; nor is it to make the next one look usual.
         shortened = min(1.0, LONGEST * math.sqrt(state.recent) / length) if state.recent else 1.0
         counted = shortened * shortened
-        state.urgent = state.urgent or shortened < 0.5  # four times as long as usual
+        state.urgent = state.urgent or shortened < 0.5  # six times as long as usual
         new = max(0.05, 1.0 / (state.steps + 1)) if state.square else 1.0
         state.gain += new * (gain * counted - state.gain)
         square = length * length * counted
