@@ -384,14 +384,14 @@ def test_one_check_counts_for_at_most_three_times_the_curvature_that_was_seen(fl
     assert (max(grew) > 1e3) == flat
 
 
-def test_curvature_is_believed_up_to_a_standard_error_above_its_mean() -> None:
+def test_curvature_is_believed_up_to_two_standard_errors_above_its_mean() -> None:
     known = Curvature()
     assert known.bound == 0.0
     known.add(weight=1.0, mean=5.0, square=25.0, rounding=0.0, count=16)  # 16 measurements, all alike
-    assert known.bound == pytest.approx(5.0 + 5.0 / 4.0)
+    assert known.bound == pytest.approx(5.0 + 2.0 * 5.0 / 4.0)
     known.add(weight=4.0, mean=10.0, square=100.0, rounding=0.0)  # one, along a step of twice the usual length
     mean, square = (16 * 5.0 + 4.0 * 10.0) / 20.0, (16 * 25.0 + 4.0 * 100.0) / 20.0
-    bound = mean + math.sqrt(square * (16 * 1.0 + 16.0)) / 20.0
+    bound = mean + 2.0 * math.sqrt(square * (16 * 1.0 + 16.0)) / 20.0
     assert known.bound == pytest.approx(bound)
     known.fade(0.5)
     assert known.bound == pytest.approx(bound), "all fade alike"
@@ -404,7 +404,7 @@ def test_curvature_of_both_signs_says_less_than_its_sizes_and_never_nothing() ->
     known = Curvature()
     for value in values:
         known.add(1.0, value, value * value, 0.0)
-    assert known.bound == pytest.approx(100.0 / math.sqrt(40))
+    assert known.bound == pytest.approx(2.0 * 100.0 / math.sqrt(40))
     falling = Curvature()
     falling.add(1.0, -100.0, 1e4, 0.0, 40)
     assert falling.bound == pytest.approx(known.bound), "what bends down only is no reason to stop"

@@ -11,6 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+# Standard errors above the mean up to which curvature is believed in. Where it has both signs, as in an adapter, the
+# product of two factors, its sizes say too much of it, and its mean alone may be far below what a run will meet.
+ERRORS = 2.0
+
 
 @dataclass
 class Curvature:
@@ -54,16 +58,14 @@ class Curvature:
 
     @property
     def bound(self) -> float:
-        """How much there may well be: the mean, or 0 if that is below, and a standard error; 0 if nothing is known.
-
-        Where it has both signs, as in an adapter, the product of two factors, :attr:`size` is the closer limit.
+        """How much there may well be: the mean, or 0 if that is below, and some standard errors; 0 if nothing is known.
 
         Not by the variance but by the mean square, so that it is positive whatever was measured.
         """
         if not self.weight:
             return 0.0
         error = math.sqrt((self.square + self.rounding) / self.weight * self.weight_square) / self.weight
-        return max(0.0, self.total / self.weight) + error
+        return max(0.0, self.total / self.weight) + ERRORS * error
 
     @property
     def size(self) -> float:
