@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,21 +139,23 @@ def test_minibatch_noise_makes_steps_shorter() -> None:
     assert rates[1] < rates[0] / 2
 
 
-def test_steps_are_longer_where_a_schedule_is_below_its_start() -> None:
+@pytest.mark.parametrize(("part", "lowered"), [(0.9, False), (0.25, True)])
+def test_a_schedule_lowers_steps_to_its_part_of_longer_ones_where_that_is_less(part: float, lowered: bool) -> None:
     """Where batches' noise limits them, and not the size of curvature."""
-    model, rng, part = Bowl(spectrum()), torch.Generator().manual_seed(0), 0.9
+    model, rng, lengths, at_ceiling = Bowl(spectrum()), torch.Generator().manual_seed(0), [], []
     opt = auto(model, zo_eps=1e-3, num_queries=8)
-    longer = []
     for _ in range(200):
         push = 30.0 * torch.randn(64, generator=rng, dtype=torch.float64)
         opt.step(lambda push=push: model() + (push * model.w).sum())  # type: ignore[misc]
         assert opt.last_record is not None
+        chosen, ceiling = opt.step_size.figures["zo_lr"], LONGER * part * opt.step_size.state_dict()["usual_lr"]
         if opt.param_groups[0]["lr"] == part:
-            chosen = min(opt.step_size.figures["zo_lr"], part * opt.step_size.state_dict()["usual_lr"])
-            longer.append(opt.last_record.lrs[0] / chosen)
+            lengths.append(opt.last_record.lrs[0] / min(chosen, ceiling))
+            at_ceiling.append(ceiling < chosen)
         opt.param_groups[0]["lr"] = part
-    assert max(longer) == pytest.approx(LONGER, rel=1e-6)
-    assert sorted(longer)[len(longer) // 2] == pytest.approx(LONGER, rel=1e-6), "most steps, but for outliers"
+    assert max(lengths) == pytest.approx(1.0, rel=1e-6)
+    assert statistics.median(lengths) == pytest.approx(1.0, rel=1e-6), "most steps, but for outliers"
+    assert statistics.mode(at_ceiling) == lowered
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0, 10.0])
@@ -643,7 +646,7 @@ def test_schedules_and_ratios_keep_their_meaning_and_the_learning_rate_has_none(
     # Of the usual rate; what is low already is not lowered once more.
     state, part = run.opt.step_size.state_dict(), 1 - 10 / 12
     steady = STEADY * state["gain"] / (state["square"] * Curvature(**state["curvature"]).size)
-    expected = min(LONGER * min(rate, state["usual_lr"] * part), steady * part)
+    expected = min(rate, LONGER * state["usual_lr"] * part, steady * part)
     assert run.opt.last_record.lrs[0] == pytest.approx(expected, rel=1e-6)
 
 

@@ -34,7 +34,7 @@ MOST = 0.3  # and of that which would if there were no noise: half of what can b
 # Steps along random directions let the mean square of slopes grow wherever the loss bends, whatever the signs: by at
 # most the square of this a step. The weights of a pretrained model bear a little less, its adapters a little more.
 STEADY = 0.25
-LONGER = 1.5  # steps where a schedule's rate is below its start: the short ones make up for what the long ones leave
+LONGER = 1.5  # times its part of the usual rate is what a schedule allows
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
 SPIKE = 3.0  # a check's curvature counts for at most so many times what was to be expected, after the first ones
@@ -281,7 +281,7 @@ class AutoStepSize:
         if not largest:
             return [0.0] * len(lrs)
         part = largest / state.reference
-        rate = min(LONGER * min(state.lr, state.usual_lr * part), self._steady * part) if part < 1.0 else state.lr
+        rate = min(state.lr, LONGER * state.usual_lr * part, self._steady * part) if part < 1.0 else state.lr
         rate = min(rate * state.caution * shortened, most)
         return [rate * lr / largest for lr in lrs]
 
