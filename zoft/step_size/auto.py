@@ -33,7 +33,7 @@ SAFETY = 0.8  # the step size as a part of that which lowers the loss most by th
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
 # Steps along random directions let the mean square of slopes grow wherever the loss bends, whatever the signs: by at
 # most the square of this a step. The weights of a pretrained model bear a little less, its adapters a little more.
-STEADY = 0.25
+STEADY = 0.35
 LONGER = 1.5  # times its part of the usual rate is what a schedule allows
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
