@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +42,7 @@ class AntitheticPopulation:
 
     def estimate(self, losses: Sequence[float]) -> Estimate:
         """See :class:`zoft.estimators.Estimator`."""
-        mean = math.fsum(losses) / len(losses)
+        mean = sum(losses) / len(losses)
         return Estimate(mean, tuple(loss - mean for loss in losses))
 
     def projected_grads(self, scalars: Sequence[float]) -> list[float]:

@@ -6,8 +6,8 @@ weight the directions:
 
     g = (1/B) sum_i p_i / std(p) z_i,    theta -= lr g,
 
-std being about the batch's mean, with B in its denominator. The slopes themselves are not centred: their directions are
-independent, so each has mean 0 already.
+std being about the batch's mean, with B in its denominator. The slopes themselves are not centred: over directions each
+has mean 0.
 
 The loss closure returns the losses of the B examples, ``[B]``; a single number counts as one example, moved whole.
 
