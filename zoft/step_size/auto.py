@@ -32,8 +32,8 @@ KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
 # Steps along random directions let the mean square of slopes grow wherever the loss bends, whatever the signs: by at
-# most the square of this a step. The weights of a pretrained model bear a little less, its adapters a little more.
-STEADY = 0.35
+# most the square of this a step. Adapters bear it; the weights of a pretrained model want half of it.
+STEADY = 0.5
 LONGER = 1.5  # times its part of the usual rate is what a schedule allows
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
@@ -41,7 +41,7 @@ SPIKE = 3.0  # a check's curvature counts for at most so many times what was to 
 WEIGHT = 4.0  # what one counts at most, by its step's squared length; the usual one has 1
 LONGEST = 3.0  # a step's length at most, in root mean squares of the last ones
 # Mean squares of lengths, a tenth new a step, that are this many times their lowest are a sign of instability.
-GROWN = 9.0
+GROWN = 4.0
 FARTHEST = 4.0  # at least so many zo_eps a step may go, where these were measured
 FARTHER = 1.15  # and so many times as far as a check has looked
 FIRST_STEPS = 20  # whose lengths are too few for that
