@@ -23,7 +23,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import FARTHER, LONGER, LONGEST, MOST, SHRINK, STEADY
+from zoft.step_size.auto import FARTHER, LONGER, LONGEST, MOST, SAFETY, SHRINK, STEADY
 from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
@@ -139,16 +139,22 @@ def test_minibatch_noise_makes_steps_shorter() -> None:
     assert rates[1] < rates[0] / 2
 
 
+def scheduled(state: dict[str, Any]) -> float:
+    """The step size of which a schedule below its start allows its part."""
+    steady = STEADY * Signal(**state["signal"]).share * state["gain"]
+    steady /= state["square"] * Curvature(**state["curvature"]).size
+    return min(LONGER * state["usual_lr"], steady)
+
+
 @pytest.mark.parametrize(("part", "lowered"), [(0.9, False), (0.25, True)])
 def test_a_schedule_lowers_steps_to_its_part_of_longer_ones_where_that_is_less(part: float, lowered: bool) -> None:
-    """Where batches' noise limits them, and not the size of curvature."""
     model, rng, lengths, at_ceiling = Bowl(spectrum()), torch.Generator().manual_seed(0), [], []
     opt = auto(model, zo_eps=1e-3, num_queries=8)
     for _ in range(200):
         push = 30.0 * torch.randn(64, generator=rng, dtype=torch.float64)
         opt.step(lambda push=push: model() + (push * model.w).sum())  # type: ignore[misc]
         assert opt.last_record is not None
-        chosen, ceiling = opt.step_size.figures["zo_lr"], LONGER * part * opt.step_size.state_dict()["usual_lr"]
+        chosen, ceiling = opt.step_size.figures["zo_lr"], part * scheduled(opt.step_size.state_dict())
         if opt.param_groups[0]["lr"] == part:
             lengths.append(opt.last_record.lrs[0] / min(chosen, ceiling))
             at_ceiling.append(ceiling < chosen)
@@ -414,30 +420,44 @@ def test_curvature_of_both_signs_says_less_than_its_sizes_and_never_nothing() ->
 
 
 @pytest.mark.parametrize("noise", [0.0, 5.0])
-def test_the_size_of_curvature_is_the_frobenius_norm_whatever_its_signs_and_rounding(noise: float) -> None:
+@pytest.mark.parametrize("trace", [0.0, 20.0])
+def test_the_size_of_curvature_is_the_frobenius_norm_and_half_of_the_squared_trace(trace: float, noise: float) -> None:
     rng = torch.Generator().manual_seed(0)
     eigenvalues = torch.randn(64, generator=rng, dtype=torch.float64)
+    eigenvalues += trace / 64 - eigenvalues.mean()
     directions = torch.randn(20_000, 64, generator=rng, dtype=torch.float64)
     rounded = noise * torch.randn(20_000, generator=rng, dtype=torch.float64)
     known = Curvature()
     for value in (directions.square() @ eigenvalues + rounded).tolist():
         known.add(1.0, value, value * value, noise * noise)
-    assert known.size == pytest.approx(torch.linalg.norm(eigenvalues).item(), rel=0.03)
+    expected = math.hypot(torch.linalg.norm(eigenvalues).item(), trace / math.sqrt(2.0))
+    assert known.size == pytest.approx(expected, rel=0.03)
+    assert Curvature().size == 0.0
+
+
+def test_where_curvature_has_one_sign_its_size_is_never_the_limit() -> None:
     alike = Curvature()
-    alike.add(1.0, 3.0, 9.0, 0.0, 8)
-    assert alike.size == 0.0 and Curvature().size == 0.0
+    alike.add(1.0, 3.0, 9.0, 0.0, 1000)
+    assert STEADY / alike.size > SAFETY / alike.bound
 
 
-def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step() -> None:
-    """On a saddle the mean curvature is nothing, so that it alone would let a step go much farther."""
+@pytest.mark.parametrize(("noise", "part"), [(100.0, 0.5), (1000.0, 0.01)])
+def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step(noise: float, part: float) -> None:
+    """On a saddle the mean curvature is nothing, so that it alone would let a step go much farther.
+
+    The slopes' part that other batches confirm bears the growth of all.
+    """
     spread = 100.0 * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(32)
-    model = Bowl(spread)
+    model, rng = Bowl(spread), torch.Generator().manual_seed(0)
     nn.init.zeros_(model.w)
     opt = auto(model, zo_eps=1e-2)
     for _ in range(40):
-        opt.step(lambda: model() + 100.0 * model.w.sum())
+        push = 100.0 + noise * torch.randn(64, generator=rng, dtype=torch.float64)
+        opt.step(lambda push=push: model() + (push * model.w).sum())  # type: ignore[misc]
+    confirmed = Signal(**opt.step_size.state_dict()["signal"]).share
+    assert confirmed == pytest.approx(part, abs=0.2)
     growth = (opt.step_size.figures["zo_lr"] * torch.linalg.norm(spread).item()) ** 2
-    assert 0.25 * STEADY**2 < growth < 2.0 * STEADY**2
+    assert 0.25 < growth / (STEADY * confirmed) ** 2 < 2.0
 
 
 def slopes_on_two_batches(part: float, count: int) -> Iterator[tuple[float, float]]:
@@ -644,9 +664,7 @@ def test_schedules_and_ratios_keep_their_meaning_and_the_learning_rate_has_none(
     assert run.opt.last_record is not None and run.opt.last_record.lrs[0] > 0.0
     assert run.opt.last_record.lrs[1] == pytest.approx(run.opt.last_record.lrs[0] / 4, rel=1e-6)
     # Of the usual rate; what is low already is not lowered once more.
-    state, part = run.opt.step_size.state_dict(), 1 - 10 / 12
-    steady = STEADY * state["gain"] / (state["square"] * Curvature(**state["curvature"]).size)
-    expected = min(rate, LONGER * state["usual_lr"] * part, steady * part)
+    expected = min(rate, (1 - 10 / 12) * scheduled(run.opt.step_size.state_dict()))
     assert run.opt.last_record.lrs[0] == pytest.approx(expected, rel=1e-6)
 
 
