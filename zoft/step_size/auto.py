@@ -24,19 +24,19 @@ from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
 DIRECTIONS = 8  # along which curvature is measured before the first step
+AT_START = 0.25  # what one counts, where a check counts 1: training soon leaves the weights where it was measured
 FIRST_CHECKS = 4  # whose curvature counts in full, and which follow an alarm at successive steps
 # Of n forwards that went into estimates, so many more may go into checks: OVERHEAD n + FRONT sqrt(n).
 OVERHEAD, FRONT = 0.05, 3.0
-# What a check leaves of the earlier ones' weight, in what is known of curvature, after the first ones and at these, as
-# training soon leaves the weights where it was measured; a direction, of what was confirmed.
-KEEP, KEEP_FIRST, KEEP_SIGNAL = 0.95, 0.8, 0.999
+# What a check leaves of the earlier ones' weight, in what is known of curvature; a direction, of what was confirmed.
+KEEP, KEEP_SIGNAL = 0.95, 0.999
 SAFETY = 0.8  # the step size as a part of that which lowers the loss most by the next step
 MOST = 0.3  # and of that which would if there were no noise: half of what can be gained at once is gained by that
 # Where curvature has both signs, its mean is no limit. If other batches confirm a part s of slopes, a step adds
 # (lr ||H||_F)^2 / s to the square of that part, and curvature along the gradient takes 2 lr times as much off as that
 # is. Slopes fall fastest at lr = s STEADY / ||H||_F, where STEADY is curvature along the gradient as a part of
 # ||H||_F. It is not measured: this suits a pretrained model's weights, and its adapters.
-STEADY = 0.7
+STEADY = 0.75
 LONGER = 1.5  # times its part of the usual rate is what a schedule allows
 GROWTH, SHRINK = 1.5, 2.0  # the most that it changes from one check to the next
 CLEAR = 12.0  # times the rounding of a loss: five standard deviations of a second difference
@@ -297,7 +297,7 @@ class AutoStepSize:
         if not sides.is_real(size):
             return False
         noise = self._noise(loss, self._engine.zo_eps)
-        self._state.curvature.add(1.0, mean, size * size, noise * noise, DIRECTIONS)
+        self._state.curvature.add(AT_START, mean, size * size, noise * noise, DIRECTIONS)
         return True
 
     def _check(self, gained: float, curvature: float, loss: float, skipped: bool) -> bool:
@@ -321,7 +321,7 @@ class AutoStepSize:
         # But the usual length may be that of steeper slopes at the start, which is not to hide what is seen now.
         weight = min(0.5 + 0.5 * past.steps[-1].length ** 2 / state.square, WEIGHT)
         counted = max(-most, min(curvature, most))
-        state.curvature.fade(KEEP if state.checks > FIRST_CHECKS else KEEP_FIRST)
+        state.curvature.fade(KEEP)
         state.curvature.add(weight, counted, counted * counted, noise * noise)
         state.farthest = max(state.farthest, FARTHER * self._scale)
         self._confirm(gained, curvature)
