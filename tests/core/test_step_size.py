@@ -23,7 +23,7 @@ from zoft.method import build_method
 from zoft.registry import method_names
 from zoft.replay_log import ReplayLog
 from zoft.step_size import ladder, sides
-from zoft.step_size.auto import FARTHER, LONGER, LONGEST, MOST, SAFETY, SHRINK, STEADY
+from zoft.step_size.auto import FARTHER, LONGER, LONGEST, MOST, SHRINK, STEADY
 from zoft.step_size.trust import Curvature, Signal, Watch
 from zoft.types import StepRecord
 
@@ -438,25 +438,18 @@ def test_curvature_of_both_signs_says_less_than_its_sizes_and_never_nothing() ->
 
 
 @pytest.mark.parametrize("noise", [0.0, 5.0])
-@pytest.mark.parametrize("trace", [0.0, 20.0])
-def test_the_size_of_curvature_is_the_frobenius_norm_and_half_of_the_squared_trace(trace: float, noise: float) -> None:
+def test_the_size_of_curvature_is_the_frobenius_norm_whatever_its_signs_and_rounding(noise: float) -> None:
     rng = torch.Generator().manual_seed(0)
     eigenvalues = torch.randn(64, generator=rng, dtype=torch.float64)
-    eigenvalues += trace / 64 - eigenvalues.mean()
     directions = torch.randn(20_000, 64, generator=rng, dtype=torch.float64)
     rounded = noise * torch.randn(20_000, generator=rng, dtype=torch.float64)
     known = Curvature()
     for value in (directions.square() @ eigenvalues + rounded).tolist():
         known.add(1.0, value, value * value, noise * noise)
-    expected = math.hypot(torch.linalg.norm(eigenvalues).item(), trace / math.sqrt(2.0))
-    assert known.size == pytest.approx(expected, rel=0.03)
-    assert Curvature().size == 0.0
-
-
-def test_where_curvature_has_one_sign_its_size_is_never_the_limit() -> None:
+    assert known.size == pytest.approx(torch.linalg.norm(eigenvalues).item(), rel=0.03)
     alike = Curvature()
-    alike.add(1.0, 3.0, 9.0, 0.0, 1000)
-    assert STEADY / alike.size > SAFETY / alike.bound
+    alike.add(1.0, 3.0, 9.0, 0.0, 8)
+    assert alike.size == 0.0 and Curvature().size == 0.0
 
 
 @pytest.mark.parametrize(("noise", "part"), [(100.0, 0.5), (1000.0, 0.01)])

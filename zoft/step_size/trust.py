@@ -69,14 +69,14 @@ class Curvature:
 
     @property
     def size(self) -> float:
-        """How large H is, whatever the signs of its eigenvalues; 0 if nothing is known.
+        """The Frobenius norm of H, whatever the signs of its eigenvalues; 0 if nothing is known.
 
-        For Gaussian z, ``z^T H z`` has the mean square ``2 ||H||_F^2 + (tr H)^2``; this is the root of half of that. It
-        is the Frobenius norm where the trace is small, and where curvature has one sign it is the mean that counts.
+        For Gaussian z, ``z^T H z`` has the variance ``2 ||H||_F^2``.
         """
         if not self.weight:
             return 0.0
-        return math.sqrt(max(0.0, self.square - self.rounding) / self.weight / 2.0)
+        variance = (self.square - self.rounding) / self.weight - (self.total / self.weight) ** 2
+        return math.sqrt(max(0.0, variance) / 2.0)
 
 
 PARTS = tuple((number + 0.5) / 25.0 for number in range(25))  # that may be confirmed
