@@ -452,11 +452,11 @@ def test_the_size_of_curvature_is_the_frobenius_norm_whatever_its_signs_and_roun
     assert alike.size == 0.0 and Curvature().size == 0.0
 
 
-@pytest.mark.parametrize(("noise", "part"), [(100.0, 0.5), (1000.0, 0.01)])
-def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step(noise: float, part: float) -> None:
+@pytest.mark.parametrize(("noise", "part", "least"), [(0.0, 0.95, 0.05), (100.0, 0.5, 0.25), (1000.0, 0.01, 0.25)])
+def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step(noise: float, part: float, least: float) -> None:
     """On a saddle the mean curvature is nothing, so that it alone would let a step go much farther.
 
-    The slopes' part that other batches confirm bears the growth of all.
+    The slopes' part that other batches confirm bears the growth of all. Without noise, doubt about the mean says less.
     """
     spread = 100.0 * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(32)
     model, rng = Bowl(spread), torch.Generator().manual_seed(0)
@@ -468,7 +468,7 @@ def test_curvature_of_both_signs_limits_how_much_slopes_grow_in_a_step(noise: fl
     confirmed = Signal(**opt.step_size.state_dict()["signal"]).share
     assert confirmed == pytest.approx(part, abs=0.2)
     growth = (opt.step_size.figures["zo_lr"] * torch.linalg.norm(spread).item()) ** 2
-    assert 0.25 < growth / (STEADY * confirmed) ** 2 < 2.0
+    assert least < growth / (STEADY * confirmed) ** 2 < 2.0
 
 
 def slopes_on_two_batches(part: float, count: int) -> Iterator[tuple[float, float]]:
